@@ -1,0 +1,168 @@
+"""The dial path: the only one, whoever wants the connection.
+
+Source: behaviour CON-001, CON-102-X, CON-104-X.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, cast
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+)
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from dig_gossip.connection.backoff import DialBackoff
+from dig_gossip.connection.opening import Opening, Outcome
+from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.session import Session
+from dig_gossip.connection.websocket import OpenTransports, PeerClientFactory, PeerClientProtocol
+from dig_gossip.constants import TCP_CONNECT_TIMEOUT_SECS
+from dig_gossip.errors import (
+    ChannelClosed,
+    ClientError,
+    DuplicateConnection,
+    GossipError,
+    SelfConnection,
+)
+from dig_gossip.tls.context import PeerTLS
+from dig_gossip.types.peer import PeerAddress, PeerId
+from dig_gossip.util.clock import Clock
+from dig_gossip.util.deferreds import Observers, handled
+
+
+@attrs.define(eq=False)
+class _Dial:
+    """One attempt under way and everybody who waits for it."""
+
+    address: PeerAddress
+    waiters: Observers[Session]
+    opening: Opening | None = None
+    connecting: Deferred[Any] | None = None
+
+
+class Dialer:
+    """Opens connections, one attempt per address at a time.
+
+    :ivar backoff: what automatic dialing should respect; :meth:`connect` itself does not.
+    Bounds: attempts count against ``max_connections``.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        tls: PeerTLS,
+        clock: Clock,
+        rng: random.Random,
+        transports: OpenTransports,
+    ) -> None:
+        self.backoff = DialBackoff(now=clock.monotonic, rng=rng)
+        self._peers = peers
+        self._tls = tls
+        self._clock = clock
+        self._websockets = PeerClientFactory(clock, transports)
+        self._dials: dict[PeerAddress, _Dial] = {}
+
+    @property
+    def dials(self) -> int:
+        """How many attempts are under way."""
+        return len(self._dials)
+
+    def is_dialing(self, address: PeerAddress) -> bool:
+        """Whether an attempt on this address is under way."""
+        return address in self._dials
+
+    def connect(self, address: PeerAddress, expected_id: PeerId | None = None) -> Deferred[Session]:
+        """Dial an address and take it all the way to a registered session.
+
+        Whoever asks for an address that is being dialed shares that attempt.
+
+        :param expected_id: the peer id that must be found there.
+        :returns: fires with the session, or fails with the reason (behaviour CON-001.1 to .5).
+        Cancellation: the attempt is dropped when its last waiter cancels.
+        """
+        dial = self._dials.get(address)
+        if dial is None:
+            self._peers.check_dial(address, len(self._dials))
+            dial = _Dial(address, Observers(lambda: self._drop(address)))
+            self._dials[address] = dial
+            waiting = dial.waiters.when()
+            self._start(dial, expected_id)
+            return waiting
+        return dial.waiters.when()
+
+    def stop(self) -> None:
+        """Drop every attempt."""
+        for address in list(self._dials):
+            self._drop(address)
+
+    def _start(self, dial: _Dial, expected_id: PeerId | None) -> None:
+        opening = self._peers.dialing(dial.address, lambda end: self._ended(dial, end), expected_id)
+        dial.opening = opening
+        factory = _OneConnection(self._websockets, opening)
+        tls = TLSMemoryBIOFactory(self._tls, True, factory, clock=cast(Any, self._clock.reactor))
+        tls.noisy = False
+        dial.connecting = self._endpoint(dial.address).connect(tls)
+        handled(
+            dial.connecting.addCallbacks(
+                lambda _protocol: None, self._not_connected, (), {}, (opening,)
+            )
+        )
+
+    def _not_connected(self, failure: Failure, opening: Opening) -> None:
+        opening.not_connected(failure)
+
+    def _ended(self, dial: _Dial, outcome: Outcome) -> None:
+        if self._dials.get(dial.address) is dial:
+            del self._dials[dial.address]
+        if dial.connecting is not None:
+            dial.connecting.cancel()
+        if isinstance(outcome, Session):
+            self.backoff.succeeded(dial.address)
+            dial.waiters.succeed(outcome)
+            return
+        error: GossipError = outcome
+        if not isinstance(error, DuplicateConnection | ChannelClosed):
+            hopeless = isinstance(error, SelfConnection) or (
+                isinstance(error, ClientError) and not error.retryable
+            )
+            self.backoff.failed(dial.address, retryable=not hopeless)
+        dial.waiters.fail(error)
+
+    def _drop(self, address: PeerAddress) -> None:
+        dial = self._dials.get(address)
+        if dial is not None and dial.opening is not None:
+            dial.opening.fail(ChannelClosed("the dial was cancelled"))
+
+    def _endpoint(self, address: PeerAddress) -> IStreamClientEndpoint:
+        reactor = cast(Any, self._clock.reactor)  # Any: several reactor interfaces at once
+        ip = address.ip
+        if ip is None:
+            return HostnameEndpoint(
+                reactor, address.host, address.port, timeout=TCP_CONNECT_TIMEOUT_SECS
+            )
+        endpoint = TCP4ClientEndpoint if ip.version == 4 else TCP6ClientEndpoint
+        return endpoint(reactor, address.host, address.port, timeout=TCP_CONNECT_TIMEOUT_SECS)
+
+
+class _OneConnection(Factory):
+    """Builds the protocol of one dial; a dial that was given up meanwhile gets none."""
+
+    noisy = False
+
+    def __init__(self, websockets: PeerClientFactory, opening: Opening) -> None:
+        self._websockets = websockets
+        self._opening = opening
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:  # Any: Autobahn has no types
+        protocol = self._websockets.make(self._opening.address, self._opening)
+        self._opening.websocket = protocol
+        return protocol

@@ -1,0 +1,137 @@
+"""The accept path: a listening port, a gate in front of TLS, an opening for who passes.
+
+Source: behaviour CON-002, CON-002.1, CON-113-X.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from dig_gossip.connection.opening import Opening
+from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.websocket import OpenTransports, PeerServerFactory, PeerServerProtocol
+from dig_gossip.errors import Io
+from dig_gossip.tls.context import PeerTLS
+from dig_gossip.types.peer import PeerAddress
+from dig_gossip.util.clock import Clock
+
+_BACKLOG = 128
+
+
+class Gate(Factory):
+    """Refuses who may not come in before a byte is spent on TLS.
+
+    It stands around the TLS factory because that one must never be told "no": it wraps whatever
+    its own wrapped factory builds.
+    """
+
+    noisy = False
+
+    def __init__(
+        self, peers: Peers, tls: PeerTLS, clock: Clock, transports: OpenTransports
+    ) -> None:
+        self._peers = peers
+        self._inner = _Inner(PeerServerFactory(clock, transports))
+        self._tls = TLSMemoryBIOFactory(tls, False, self._inner, clock=cast(Any, clock.reactor))
+
+    def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol | None:
+        host = cast(Any, addr)
+        opening = self._peers.accept(PeerAddress(host.host, host.port))
+        if opening is None:
+            return None
+        self._inner.opening = opening
+        return cast(TwistedProtocol, self._tls.buildProtocol(cast(Any, addr)))
+
+
+class _Inner(Factory):
+    """Hands the opening of the connection at hand to its protocol."""
+
+    noisy = False
+    opening: Opening
+
+    def __init__(self, websockets: PeerServerFactory) -> None:
+        self._websockets = websockets
+
+    def buildProtocol(self, addr: IAddress | None) -> PeerServerProtocol:
+        assert addr is not None
+        protocol = self._websockets.make(addr, self.opening)
+        self.opening.websocket = protocol
+        return protocol
+
+
+class Listener:
+    """The listening port of a node.
+
+    Binding happens in :meth:`start`, synchronously, so that a failure can end the program.
+    """
+
+    def __init__(
+        self, peers: Peers, tls: PeerTLS, clock: Clock, transports: OpenTransports
+    ) -> None:
+        self._gate = Gate(peers, tls, clock, transports)
+        self._reactor = cast(Any, clock.reactor)  # Any: also IReactorTCP and IReactorSocket
+        self._port: IListeningPort | None = None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the port is open."""
+        return self._port is not None
+
+    def start(self, address: PeerAddress) -> PeerAddress:
+        """Bind and accept.
+
+        :param address: an IP literal and a port; port 0 lets the system choose.
+        :returns: the address bound, with the port resolved.
+        :raises Io: the address cannot be bound.
+        """
+        try:
+            if address.host == "::":
+                port = self._listen_dual_stack(address.port)
+            else:
+                port = self._reactor.listenTCP(
+                    address.port, self._gate, backlog=_BACKLOG, interface=address.host
+                )
+        except OSError as error:  # CannotListenError is none, its cause is
+            raise _cannot_bind(address, error) from error
+        except Exception as error:
+            raise _cannot_bind(address, error) from error
+        self._port = port
+        return PeerAddress(address.host, cast(Any, port.getHost()).port)
+
+    def stop(self) -> Deferred[None]:
+        """Stop accepting; what was accepted goes on."""
+        port, self._port = self._port, None
+        if port is None:
+            return succeed(None)
+        return port.stopListening() or succeed(None)
+
+    def _listen_dual_stack(self, port: int) -> IListeningPort:
+        # Twisted leaves IPV6_V6ONLY to the system's default; we want IPv4 on the same socket.
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as listening:
+            listening.setblocking(False)
+            if os.name == "posix":
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listening.bind((str(ipaddress.IPv6Address(0)), port))
+            listening.listen(_BACKLOG)
+            adopted = self._reactor.adoptStreamPort(
+                listening.fileno(), socket.AF_INET6, self._gate
+            )
+        return cast(IListeningPort, adopted)
+
+
+def _cannot_bind(address: PeerAddress, error: Exception) -> Io:
+    cause = getattr(error, "socketError", error)
+    return Io(
+        f"cannot listen on {address}: {cause}. Is another node running there? "
+        "Choose another address with listen_addr (--listen)."
+    )

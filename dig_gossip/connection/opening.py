@@ -1,0 +1,203 @@
+"""A connection on its way to becoming a session: TCP, TLS, WebSocket, handshake, admission.
+
+Accepted and dialed connections take the same road; only who speaks first differs. One deadline
+covers all of it. An opening ends exactly once, with a session or with an error.
+
+Source: behaviour CON-001.2, CON-002.2, CON-002.3; wire §5.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from OpenSSL import SSL
+from twisted.internet.error import TimeoutError
+from twisted.python.failure import Failure
+
+from dig_gossip.connection import handshake
+from dig_gossip.connection.handshake import RemoteHandshake
+from dig_gossip.connection.websocket import PeerWebSocket
+from dig_gossip.errors import ClientError, ClientErrorKind, GossipError
+from dig_gossip.types.peer import PeerAddress, PeerId
+from dig_gossip.util.clock import Clock
+from dig_gossip.util.sanitize import sanitize_text
+from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import ChiaMessageType
+
+if TYPE_CHECKING:
+    from dig_gossip.connection.session import Session
+
+#: Chia writes the number of its error into the close reason.
+_CHIA_CLOSE_REASONS = {"110": ClientErrorKind.WRONG_NETWORK}
+
+Outcome: TypeAlias = "Session | GossipError"
+
+
+class OpeningHost(Protocol):
+    """Who decides about an opening: the table of peers."""
+
+    network: str
+
+    def own_handshake(self) -> bytes:
+        """Our handshake body, encoded."""
+
+    def greet(self, opening: Opening) -> None:
+        """Decide whether a verified peer that we dialed is greeted at all.
+
+        :raises GossipError: it is not; nothing was said to it yet.
+        """
+
+    def register(self, opening: Opening, remote: RemoteHandshake) -> Session:
+        """Admit the peer, answer it if it dialed, and make the session.
+
+        :raises GossipError: the peer may not come in.
+        """
+
+    def opening_ended(self, opening: Opening, outcome: Outcome) -> GossipError | None:
+        """Give back what the opening held; may replace the error by a truer one."""
+
+
+class Opening:
+    """One connection until it is registered.
+
+    :param address: what was dialed, or where the connection came from.
+    :param expected_id: who must be at the other end of a pinned dial.
+    :param timeout: seconds from now to a registered session.
+    :param ended: called once with the outcome.
+    """
+
+    def __init__(
+        self,
+        host: OpeningHost,
+        clock: Clock,
+        *,
+        is_outbound: bool,
+        address: PeerAddress,
+        timeout: float,
+        ended: Callable[[Outcome], object],
+        expected_id: PeerId | None = None,
+    ) -> None:
+        self.is_outbound = is_outbound
+        self.address = address
+        self.expected_id = expected_id
+        self.peer_id: PeerId | None = None
+        self.websocket: PeerWebSocket | None = None
+        self._host = host
+        self._ended = ended
+        self._is_open = False
+        self._finished = False
+        self._deadline = clock.call_later(timeout, self._expired)
+
+    def fail(self, error: GossipError) -> None:
+        """Give up: close what there is and report ``error``."""
+        if self._finished:
+            return
+        self._finished = True
+        self._deadline.cancel()
+        if self.websocket is not None:
+            if self._is_open:
+                self.websocket.close(*handshake.close_code_and_reason(error))
+            else:
+                self.websocket.abort()
+        self._ended(self._host.opening_ended(self, error) or error)
+
+    def not_connected(self, failure: Failure) -> None:
+        """The TCP connection could not be made."""
+        kind = ClientErrorKind.REFUSED
+        if failure.check(TimeoutError):
+            kind = ClientErrorKind.TIMEOUT
+        self.fail(ClientError(kind, f"{self.address}: {failure.getErrorMessage()}"))
+
+    # -- the websocket's Receiver
+
+    def heard(self) -> None:
+        """Bytes keep nothing alive before registration: the deadline rules."""
+
+    def secured(self, peer_id: PeerId) -> None:
+        """Remember who is there."""
+        self.peer_id = peer_id
+
+    def broken(self, error: GossipError) -> None:
+        """Without an identity there is no peer, and no other identity to fall back to."""
+        self.fail(error)
+
+    def opened(self) -> None:
+        """Greet first if we dialed."""
+        self._is_open = True
+        if not self.is_outbound or self._finished:
+            return
+        try:
+            self._host.greet(self)
+        except GossipError as error:
+            self.fail(error)
+        else:
+            self.send_handshake()
+
+    def send_handshake(self) -> None:
+        """Introduce ourselves."""
+        assert self.websocket is not None
+        body = self._host.own_handshake()
+        self.websocket.writer.send(OutboundFrame(Message(ChiaMessageType.HANDSHAKE, None, body)))
+
+    def frame_received(self, payload: bytes) -> None:
+        """Take the peer's handshake; the first frame must be one."""
+        if self._finished:
+            return
+        node_types = (
+            handshake.DIALER_NODE_TYPES if self.is_outbound else handshake.LISTENER_NODE_TYPES
+        )
+        try:
+            body = handshake.decode(payload)
+            remote = handshake.validate(body, network_id=self._host.network, node_types=node_types)
+            session = self._host.register(self, remote)
+        except GossipError as error:
+            self.fail(error)
+            return
+        self._finished = True
+        self._deadline.cancel()
+        self._host.opening_ended(self, session)
+        self._ended(session)
+
+    def text_received(self) -> None:
+        """Nobody here speaks text."""
+        self.fail(ClientError(ClientErrorKind.MISSING_HANDSHAKE, "a text message came first"))
+
+    def pong_received(self, payload: bytes) -> None:
+        """Nothing was asked yet."""
+
+    def closing(self, code: int | None, by_us: bool) -> None:
+        """The WebSocket closes before there was a session."""
+        if self._finished:
+            return
+        assert self.websocket is not None
+        if by_us:
+            self.fail(ClientError(ClientErrorKind.WS, f"protocol error, closed with {code}"))
+            return
+        code, reason = self.websocket.remote_close
+        kind = _CHIA_CLOSE_REASONS.get(reason, ClientErrorKind.REFUSED)
+        self.fail(ClientError(kind, f"closed by the peer: {code} {sanitize_text(reason)}".rstrip()))
+
+    def lost(self, reason: Failure) -> None:
+        """The transport is gone before there was a session."""
+        if isinstance(reason.value, SSL.Error):
+            detail = "; ".join(part[-1] for part in reason.value.args[0]) if reason.value.args else ""
+            self.fail(ClientError(ClientErrorKind.TLS, detail or "TLS failed"))
+        elif self.peer_id is None:
+            self.fail(ClientError(ClientErrorKind.TLS, "connection lost before TLS was done"))
+        else:
+            self.fail(ClientError(ClientErrorKind.WS, "connection lost before the handshake"))
+
+    def _expired(self) -> None:
+        if self.websocket is None:
+            stage = "connecting"
+        elif self.peer_id is None:
+            stage = "waiting for TLS"
+        elif not self._is_open:
+            stage = "waiting for the WebSocket"
+        else:
+            stage = "waiting for the handshake"
+        # Whoever took this long does not get a polite close to be slow about.
+        self._is_open = False
+        self.fail(ClientError(ClientErrorKind.TIMEOUT, f"{self.address}: gave up {stage}"))

@@ -1,0 +1,506 @@
+"""The peers of this node: the one place where sessions come and go.
+
+    accept ─▶ refuse_accept ─▶ opening ─┐
+                                        ├─▶ register ─▶ table ─▶ observer.peer_up
+    dial ──▶ refuse_dial ───▶ opening ──┘
+                      every end ─▶ session_ended ─▶ table ─▶ observer.peer_down
+
+Between a check and the insertion that relies on it nothing waits: each method runs within one
+reactor turn. Bounds: sessions ≤ ``max_connections``, openings ≤ ``max_inflight_handshakes``
+accepted plus the dials under way.
+
+Source: behaviour §4, §5 (CON-115-X for the order of removal), §9.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from dig_gossip.connection import handshake
+from dig_gossip.connection.admission import (
+    AcceptFacts,
+    DialFacts,
+    SessionFacts,
+    refuse_accept,
+    refuse_dial,
+    refuse_session,
+)
+from dig_gossip.connection.handshake import RemoteHandshake
+from dig_gossip.connection.opening import Opening, Outcome
+from dig_gossip.connection.peer_table import PeerTable, Refused, Resolution, Supersedes
+from dig_gossip.connection.reputation import Reputations
+from dig_gossip.connection.session import RemovalReason, Session
+from dig_gossip.constants import INBOUND_HANDSHAKE_TIMEOUT_SECS, OUTBOUND_HANDSHAKE_TIMEOUT_SECS
+from dig_gossip.errors import (
+    ChannelClosed,
+    ClientError,
+    ClientErrorKind,
+    DuplicateConnection,
+    GossipError,
+    PeerBanned,
+    PeerNotConnected,
+)
+from dig_gossip.tls.identity import Identity
+from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.peer import PeerAddress, PeerId, PlumtreeRole, TransportKind
+from dig_gossip.types.reputation import PeerReputation, PenaltyReason
+from dig_gossip.util.addresses import is_same_endpoint
+from dig_gossip.util.clock import Clock
+from dig_gossip.wire.message import Message
+
+
+class PeersObserver(Protocol):
+    """Who is told about sessions and their messages: the router."""
+
+    def peer_up(self, session: Session) -> None: ...
+    def peer_down(self, session: Session) -> None: ...
+    def message_received(self, session: Session, message: Message) -> None: ...
+    def rtt_measured(self, session: Session, seconds: float) -> None: ...
+    def dig_tolerated(self, session: Session) -> None: ...
+    def role(self, peer_id: PeerId) -> PlumtreeRole | None: ...
+
+
+class Totals:
+    """What sessions that are gone have moved; totals never decrease (CON-006.3)."""
+
+    __slots__ = ("admitted", "bytes_received", "bytes_sent", "messages_received", "messages_sent")
+
+    def __init__(self) -> None:
+        self.admitted = 0
+        self.messages_sent = 0
+        self.messages_received = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    def fold(self, session: Session) -> None:
+        """Add the counters of a session that ended."""
+        self.messages_sent += session.messages_sent
+        self.messages_received += session.messages_received
+        self.bytes_sent += session.bytes_sent
+        self.bytes_received += session.bytes_received
+
+
+class Peers:
+    """Sessions, openings, bans, and the rules for who may come in.
+
+    :ivar counters: events by name (``accept_refused.…``, ``opening_failed.…``, ``removed.…``).
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: GossipConfig, identity: Identity, clock: Clock, rng: random.Random
+    ) -> None:
+        self.network = config.handshake_string
+        self.own_id = identity.peer_id
+        self.table: PeerTable[Session] = PeerTable(now=clock.monotonic)
+        self.reputations = Reputations(unix=clock.unix)
+        self.counters: Counter[str] = Counter()
+        self.totals = Totals()
+        self.bound: PeerAddress | None = None
+        self.running = False
+        self._config = config
+        self._clock = clock
+        self._rng = rng
+        self._observer: PeersObserver | None = None
+        self._openings: dict[Opening, None] = {}
+        self._accepting = 0
+        self._hosts: Counter[str] = Counter()
+        self._greeted: dict[PeerId, Opening] = {}
+
+    def observe(self, observer: PeersObserver) -> None:
+        """Say who is told about sessions; once, before anything starts."""
+        self._observer = observer
+
+    # -- questions
+
+    def get(self, peer_id: PeerId) -> Session:
+        """The session of a peer.
+
+        :raises PeerNotConnected: there is none.
+        """
+        session = self.table.get(peer_id)
+        if session is None:
+            raise PeerNotConnected(peer_id)
+        return session
+
+    def check_not_banned(self, peer_id: PeerId) -> None:
+        """:raises PeerBanned: the peer is banned."""
+        if self.reputations.is_banned(peer_id):
+            raise PeerBanned(peer_id)
+
+    def reputation(self, peer_id: PeerId) -> PeerReputation:
+        """What is known about a peer's behavior and distance."""
+        session = self.table.get(peer_id)
+        if session is None:
+            return self.reputations.get(peer_id)
+        return self.reputations.get(
+            peer_id,
+            rtt_history=session.keepalive.rtt_history,
+            avg_rtt_ms=session.keepalive.avg_rtt_ms,
+        )
+
+    @property
+    def openings(self) -> int:
+        """Connections that are not registered yet, both directions."""
+        return len(self._openings)
+
+    # -- gates
+
+    def accept(self, address: PeerAddress) -> Opening | None:
+        """Decide about an incoming TCP connection before a byte is spent on it.
+
+        :returns: the opening that the connection belongs to, or None to close it at once.
+        Source: behaviour CON-002.1.
+        """
+        refusal = refuse_accept(
+            AcceptFacts(
+                running=self.running,
+                host_banned=self.reputations.is_host_banned(address.host),
+                connections_from_host=self._hosts[address.host],
+                max_connections_per_ip=self._config.max_connections_per_ip,
+                is_loopback=address.is_loopback,
+                inbound_sessions=self.table.inbound_count,
+                inbound_openings=self._accepting,
+                max_inbound=self._config.max_inbound,
+                total_sessions=len(self.table),
+                max_connections=self._config.max_connections,
+                max_inflight_handshakes=self._config.inflight_limit,
+            )
+        )
+        if refusal is not None:
+            self.counters[f"accept_refused.{refusal}"] += 1
+            return None
+        opening = Opening(
+            self,
+            self._clock,
+            is_outbound=False,
+            address=address,
+            timeout=INBOUND_HANDSHAKE_TIMEOUT_SECS,
+            ended=_ignore,
+        )
+        self._openings[opening] = None
+        self._accepting += 1
+        self._hosts[address.host] += 1
+        return opening
+
+    def check_dial(self, address: PeerAddress, dials: int) -> None:
+        """Decide whether an address may be dialed.
+
+        :param dials: dials under way.
+        :raises GossipError: it may not; in the order of behaviour CON-001.1.
+        """
+        existing = self.table.at_address(address)
+        error = refuse_dial(
+            DialFacts(
+                running=self.running,
+                is_own_address=self._is_own(address),
+                host_banned=self.reputations.is_host_banned(address.host),
+                existing_peer_id=None if existing is None else existing.peer_id,
+                existing_is_live=existing is not None and existing.is_live,
+                sessions=len(self.table),
+                dials=dials,
+                max_connections=self._config.max_connections,
+            )
+        )
+        if error is not None:
+            raise error
+
+    def dialing(
+        self,
+        address: PeerAddress,
+        ended: Callable[[Outcome], object],
+        expected_id: PeerId | None,
+    ) -> Opening:
+        """Begin a dial that :meth:`check_dial` allowed."""
+        opening = Opening(
+            self,
+            self._clock,
+            is_outbound=True,
+            address=address,
+            timeout=OUTBOUND_HANDSHAKE_TIMEOUT_SECS,
+            ended=ended,
+            expected_id=expected_id,
+        )
+        self._openings[opening] = None
+        return opening
+
+    # -- the host of openings
+
+    def own_handshake(self) -> bytes:
+        """Our introduction, encoded."""
+        advertised = self._config.external_addr or self.bound
+        return bytes(
+            handshake.build(
+                network_id=self.network,
+                software_version=self._config.software_version,
+                server_port=advertised.port if advertised is not None else 0,
+            )
+        )
+
+    def greet(self, opening: Opening) -> None:
+        """Check the verified identity before a word is said to it.
+
+        Two dials may lead to one peer, and both ends may dial at once; deciding before the
+        greeting keeps the two ends from closing one connection each.
+
+        :raises GossipError: in the order of behaviour CON-001.5.
+        """
+        peer_id = self._identified(opening)
+        self._admit(opening, peer_id, greeted=False)
+        self._greeted[peer_id] = opening
+
+    def register(self, opening: Opening, remote: RemoteHandshake) -> Session:
+        """Check the verified identity, answer an inbound handshake, insert the session.
+
+        :raises GossipError: in the order of behaviour CON-001.5 and CON-002.5.
+        """
+        peer_id = self._identified(opening)
+        websocket = opening.websocket
+        assert websocket is not None
+        resolution = self._admit(opening, peer_id, greeted=opening.is_outbound)
+        if not opening.is_outbound:
+            opening.send_handshake()
+        session = Session(
+            self,
+            websocket,
+            self._clock,
+            self._rng,
+            peer_id=peer_id,
+            address=opening.address,
+            is_outbound=opening.is_outbound,
+            remote=remote,
+            ping_interval=self._config.ping_interval,
+            peer_timeout=self._config.peer_timeout,
+        )
+        old = resolution.old if isinstance(resolution, Supersedes) else None
+        self.table.insert(session)
+        self._hosts[session.address.host] += 1
+        if old is not None:
+            self._discard(old, RemovalReason.SUPERSEDED)
+        self.totals.admitted += 1
+        websocket.receiver = session
+        websocket.registered()
+        session.start()
+        self._log.debug(
+            "session with {peer_id} at {address} opened",
+            event="session_opened",
+            peer_id=peer_id.hex(),
+            address=str(session.address),
+            outbound=session.is_outbound,
+            software=remote.software_version,
+        )
+        assert self._observer is not None
+        self._observer.peer_up(session)
+        return session
+
+    def _identified(self, opening: Opening) -> PeerId:
+        if opening.peer_id is None:
+            raise ClientError(ClientErrorKind.TLS, "the peer has no identity")
+        return opening.peer_id
+
+    def _admit(self, opening: Opening, peer_id: PeerId, *, greeted: bool) -> Resolution[Session]:
+        resolution = self.table.resolve(
+            own_id=self.own_id,
+            peer_id=peer_id,
+            is_outbound=opening.is_outbound,
+            transport=TransportKind.DIRECT,
+            greeted=greeted,
+        )
+        if opening.is_outbound and self._greeted.get(peer_id, opening) is not opening:
+            resolution = Refused()
+        error = refuse_session(
+            SessionFacts(
+                peer_id=peer_id,
+                is_own_id=peer_id == self.own_id,
+                is_banned=self.reputations.is_banned(peer_id)
+                or self.reputations.is_host_banned(opening.address.host),
+                resolution=resolution,
+                expected_id=opening.expected_id,
+                is_outbound=opening.is_outbound,
+                sessions=len(self.table),
+                inbound_sessions=self.table.inbound_count,
+                max_connections=self._config.max_connections,
+                max_inbound=self._config.max_inbound,
+            )
+        )
+        if error is not None:
+            raise error
+        return resolution
+
+    def opening_ended(self, opening: Opening, outcome: Outcome) -> GossipError | None:
+        """Release the permit, count the failure."""
+        del self._openings[opening]
+        if opening.peer_id is not None and self._greeted.get(opening.peer_id) is opening:
+            del self._greeted[opening.peer_id]
+        if not opening.is_outbound:
+            self._accepting -= 1
+            self._release_host(opening.address.host)
+        if isinstance(outcome, Session):
+            return None
+        error: GossipError = outcome
+        if (
+            opening.is_outbound
+            and opening.peer_id is not None
+            and isinstance(error, ClientError)
+            and self.table.get(opening.peer_id) is not None
+        ):
+            # They closed because they hold another connection with us: so do we.
+            error = DuplicateConnection(opening.peer_id)
+        what = error.kind.value if isinstance(error, ClientError) else type(error).__name__
+        direction = "outbound" if opening.is_outbound else "inbound"
+        self.counters[f"opening_failed.{direction}.{what}"] += 1
+        self._log.debug(
+            "{direction} connection with {address} failed: {error}",
+            event="opening_failed",
+            direction=direction,
+            address=str(opening.address),
+            error=str(error),
+        )
+        if isinstance(error, ClientError) and error.kind is ClientErrorKind.MISSING_HANDSHAKE:
+            if opening.peer_id is not None and not opening.is_outbound:
+                self._charge(
+                    opening.peer_id, PenaltyReason.PROTOCOL_VIOLATION, opening.address.host
+                )
+        return error
+
+    # -- the owner of sessions
+
+    def message_received(self, session: Session, message: Message) -> None:
+        """Pass a message on."""
+        assert self._observer is not None
+        self._observer.message_received(session, message)
+
+    def rtt_measured(self, session: Session, seconds: float) -> None:
+        """Pass a round trip on."""
+        assert self._observer is not None
+        self._observer.rtt_measured(session, seconds)
+
+    def dig_tolerated(self, session: Session) -> None:
+        """Pass the news on."""
+        assert self._observer is not None
+        self._observer.dig_tolerated(session)
+
+    def misbehaved(self, session: Session, reason: PenaltyReason) -> None:
+        """Charge a session's peer."""
+        self.penalize(session.peer_id, reason)
+
+    def session_ended(self, session: Session, reason: RemovalReason) -> None:
+        """Remove a session; the only way out, whatever the cause.
+
+        A session that the table no longer holds was removed before (CON-106-X).
+        """
+        if self.table.remove(session):
+            self._discard(session, reason)
+
+    def _discard(self, session: Session, reason: RemovalReason) -> None:
+        # The table no longer holds the session. The rest in the order of CON-115-X.
+        shutdown = reason is RemovalReason.SHUTDOWN
+        session.end(ChannelClosed() if shutdown else PeerNotConnected(session.peer_id))
+        assert self._observer is not None
+        self._observer.peer_down(session)
+        self.totals.fold(session)
+        self.counters[f"removed.{reason.value}"] += 1
+        self._log.debug(
+            "session with {peer_id} at {address} ended: {reason}",
+            event="session_closed",
+            peer_id=session.peer_id.hex(),
+            address=str(session.address),
+            reason=reason.value,
+        )
+        code = _CLOSE_CODES.get(reason)
+        if code is not None:
+            session.close(code)
+        else:
+            session.abort()
+        self._release_host(session.address.host)
+
+    # -- what the operator and the protocol do to peers
+
+    def disconnect(self, peer_id: PeerId) -> None:
+        """Close a session normally.
+
+        :raises PeerNotConnected: there is none.
+        """
+        self.session_ended(self.get(peer_id), RemovalReason.DISCONNECTED)
+
+    def penalize(self, peer_id: PeerId, reason: PenaltyReason) -> None:
+        """Charge a peer, connected or not; ban and disconnect at the threshold.
+
+        Source: behaviour CON-007, CON-007.2 (all within this turn).
+        """
+        session = self.table.get(peer_id)
+        self._charge(peer_id, reason, None if session is None else session.address.host)
+
+    def ban(self, peer_id: PeerId, reason: PenaltyReason | None = None) -> None:
+        """Ban a peer and the address it uses, whatever its points."""
+        session = self.table.get(peer_id)
+        host = None if session is None else session.address.host
+        self.reputations.ban(peer_id, host, reason)
+        self._drop_banned(host)
+
+    def cleanup(self) -> None:
+        """Expire bans, remove sessions whose transport is provably closed."""
+        for peer_id in self.reputations.expire():
+            self._log.info(
+                "the ban of {peer_id} has expired", event="ban_expired", peer_id=peer_id.hex()
+            )
+        for session in self.table:
+            if not session.is_connected:
+                self.session_ended(session, RemovalReason.REAPED)
+
+    def shutdown(self) -> None:
+        """Close everything, politely."""
+        self.running = False
+        for opening in list(self._openings):
+            opening.fail(ChannelClosed())
+        for session in self.table:
+            self.session_ended(session, RemovalReason.SHUTDOWN)
+
+    def _charge(self, peer_id: PeerId, reason: PenaltyReason, host: str | None) -> None:
+        outcome = self.reputations.penalize(peer_id, reason, host)
+        self.counters[f"penalty.{reason.value}"] += 1
+        self._log.info(
+            "{peer_id} charged for {reason}: {points} points",
+            event="peer_penalized",
+            peer_id=peer_id.hex(),
+            reason=reason.value,
+            points=outcome.points,
+        )
+        if outcome.newly_banned or outcome.ip_newly_banned:
+            self._log.info("{peer_id} is banned", event="peer_banned", peer_id=peer_id.hex())
+            self._drop_banned(host)
+
+    def _drop_banned(self, host: str | None) -> None:
+        for session in self.table:
+            if self.reputations.is_banned(session.peer_id) or (
+                host is not None and self.reputations.is_host_banned(session.address.host)
+            ):
+                self.session_ended(session, RemovalReason.BANNED)
+
+    def _is_own(self, address: PeerAddress) -> bool:
+        own = [self._config.listen_addr, self.bound, self._config.external_addr]
+        return any(bound is not None and is_same_endpoint(address, bound) for bound in own)
+
+    def _release_host(self, host: str) -> None:
+        self._hosts[host] -= 1
+        if self._hosts[host] <= 0:
+            del self._hosts[host]
+
+
+def _ignore(_outcome: Outcome) -> None:
+    """An accepted connection has nobody waiting for it."""
+
+
+#: None (dead, error, reaped): there is nobody to be polite to.
+_CLOSE_CODES = {
+    RemovalReason.DISCONNECTED: 1000,
+    RemovalReason.BANNED: 1008,
+    RemovalReason.SUPERSEDED: 1000,
+    RemovalReason.SHUTDOWN: 1001,
+}

@@ -1,0 +1,354 @@
+"""A session: one admitted, identified peer, from registration to removal.
+
+It receives frames from its WebSocket and turns them into messages for the node; it sends messages
+through the writer; it keeps the peer's pulse and its pending requests. What a message *means* is
+the router's business, who may be here is :class:`~dig_gossip.connection.peers.Peers`'s.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from dig_gossip.connection.handshake import RemoteHandshake
+from dig_gossip.connection.keepalive import Dead, Keepalive, Probe
+from dig_gossip.connection.requests import PendingRequests
+from dig_gossip.connection.websocket import PeerWebSocket
+from dig_gossip.errors import (
+    ClientError,
+    GossipError,
+    PeerNotConnected,
+    RequestTimeout,
+    WrongDispatch,
+)
+from dig_gossip.types.peer import (
+    PeerAddress,
+    PeerConnection,
+    PeerId,
+    PlumtreeRole,
+    TransportKind,
+)
+from dig_gossip.types.reputation import PeerReputation, PenaltyReason
+from dig_gossip.util.clock import Clock, Timer
+from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.handshake import Capability
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import ChiaMessageType, is_dig
+
+
+class RemovalReason(enum.Enum):
+    """Why a session ended; the value is the name in logs and counters."""
+
+    DISCONNECTED = "disconnected"
+    DEAD = "dead"
+    BANNED = "banned"
+    SUPERSEDED = "superseded"
+    REAPED = "reaped"
+    SHUTDOWN = "shutdown"
+    ERROR = "error"
+
+
+class SessionOwner(Protocol):
+    """Whom a session tells what happens to it."""
+
+    def message_received(self, session: Session, message: Message) -> None:
+        """A message that answers none of our requests."""
+
+    def session_ended(self, session: Session, reason: RemovalReason) -> None:
+        """Remove this session: its connection is closing, dead or gone."""
+
+    def misbehaved(self, session: Session, reason: PenaltyReason) -> None:
+        """Charge the peer."""
+
+    def rtt_measured(self, session: Session, seconds: float) -> None:
+        """A round trip was measured."""
+
+    def dig_tolerated(self, session: Session) -> None:
+        """The peer has shown that it knows DIG opcodes."""
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    deferred: Deferred[Message]
+    timer: Timer | None = None
+
+
+class Session:
+    """One registered peer.
+
+    :ivar opened_at: monotonic seconds of registration.
+    :ivar tolerates_dig: whether opcodes 200..254 may be sent (wire §4.2); can become true later.
+    Bounds: at most 16 384 pending requests (half the id space of our role).
+    """
+
+    def __init__(
+        self,
+        owner: SessionOwner,
+        websocket: PeerWebSocket,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        peer_id: PeerId,
+        address: PeerAddress,
+        is_outbound: bool,
+        remote: RemoteHandshake,
+        ping_interval: float,
+        peer_timeout: float,
+        transport: TransportKind = TransportKind.DIRECT,
+    ) -> None:
+        self.peer_id = peer_id
+        self.address = address
+        self.is_outbound = is_outbound
+        self.remote = remote
+        self.transport = transport
+        self.tolerates_dig = remote.tolerates_dig
+        self.opened_at = clock.monotonic()
+        self.creation_time = self.last_message_time = clock.unix()
+        self.messages_received = 0
+        self.bytes_received = 0
+        self._owner = owner
+        self._websocket = websocket
+        self._writer = websocket.writer
+        self._clock = clock
+        self._requests: PendingRequests[_Waiter] = PendingRequests(
+            is_dialer=is_outbound, now=clock.monotonic
+        )
+        self.keepalive = Keepalive(
+            ping_interval=ping_interval, peer_timeout=peer_timeout, now=clock.monotonic, rng=rng
+        )
+        # The hot path calls this for every read.
+        self.heard = self.keepalive.heard
+        self._pulse: Timer | None = None
+        self._ended = False
+
+    def start(self) -> None:
+        """Begin the keepalive; the session is in the table."""
+        self._writer.on_overflow(self._overflowed)
+        self._pulse = self._clock.call_later(self.keepalive.first_delay(), self._tick)
+
+    # -- sending
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the transport is open and the peer was heard within the last ping interval."""
+        return not self._ended and self._writer.is_open and self.keepalive.is_live
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session has been removed."""
+        return self._ended
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the WebSocket is open."""
+        return self._writer.is_open
+
+    @property
+    def speaks_plumtree(self) -> bool:
+        """Whether the peer takes part in the tree (capability 201)."""
+        return self.remote.has(Capability.DIG_PLUMTREE)
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages handed to the transport."""
+        return self._writer.messages_sent
+
+    @property
+    def bytes_sent(self) -> int:
+        """Serialized bytes of the messages handed to the transport."""
+        return self._writer.bytes_sent
+
+    @property
+    def queued_messages(self) -> int:
+        """Messages that wait for the transport."""
+        return self._writer.queued_messages
+
+    def send(self, frame: OutboundFrame) -> bool:
+        """Queue a message.
+
+        :returns: False when the peer may not be sent this opcode, or cannot be sent anything.
+        """
+        if is_dig(frame.message.type) and not self.tolerates_dig:
+            return False
+        return self._writer.send(frame)
+
+    def request(
+        self, opcode: int, data: bytes, replies: frozenset[int], timeout: float
+    ) -> Deferred[Message]:
+        """Send a correlated request.
+
+        :param replies: opcodes that may answer; 255 (Chia's error) always may.
+        :param timeout: seconds until ``RequestTimeout``.
+        :returns: fires with the answer, or fails with ``RequestTimeout``, ``PeerNotConnected``
+            (the peer was lost) or ``Backpressured`` (no free id).
+        Cancellation: frees the waiter; a late answer is dropped.
+        """
+        if not self.remote.accepts_correlated_requests and opcode != ChiaMessageType.REQUEST_PEERS:
+            raise WrongDispatch("this peer drops the link on correlated requests")
+        if is_dig(opcode) and not self.tolerates_dig:
+            raise WrongDispatch("this peer does not know DIG opcodes")
+
+        def cancelled(_deferred: Deferred[Message]) -> None:
+            self._requests.forget(request_id)
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+
+        deferred: Deferred[Message] = Deferred(cancelled)
+        waiter = _Waiter(deferred)
+        request_id = self._requests.open(waiter, replies)
+        if not self.send(OutboundFrame(Message(opcode, request_id, data))):
+            self._requests.forget(request_id)
+            deferred.errback(PeerNotConnected(self.peer_id))
+            return deferred
+        waiter.timer = self._clock.call_later(timeout, self._timed_out, request_id)
+        return deferred
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the connection with a WebSocket status code."""
+        self._websocket.close(code, reason)
+
+    def abort(self) -> None:
+        """Drop the transport."""
+        self._websocket.abort()
+
+    def end(self, error: GossipError) -> None:
+        """Undo what the session started: timers stop, pending requests fail with ``error``.
+
+        For :class:`~dig_gossip.connection.peers.Peers`, after it removed the session.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if self._pulse is not None:
+            self._pulse.cancel()
+        for waiter in self._requests.drain():
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            waiter.deferred.errback(error)
+
+    # -- receiving: the websocket's Receiver
+
+    def secured(self, peer_id: PeerId) -> None:
+        """Renegotiation is off, so this cannot happen."""
+
+    def opened(self) -> None:
+        """The WebSocket was open before the session began."""
+
+    def frame_received(self, payload: bytes) -> None:
+        """Take one message through decode, count, correlate, and on to the node.
+
+        Source: behaviour MSG-101-X.
+        """
+        if self._ended:
+            return
+        try:
+            message = Message.from_bytes(payload)
+        except ClientError:
+            self._owner.misbehaved(self, PenaltyReason.MALFORMED_MESSAGE)
+            return
+        self.messages_received += 1
+        self.bytes_received += len(payload)
+        self.last_message_time = self._clock.unix()
+        opcode = message.type
+        if message.id is not None and self._answered(message):
+            return
+        if not self.tolerates_dig and is_dig(opcode):
+            self.tolerates_dig = True
+            self._owner.dig_tolerated(self)
+        if opcode == ChiaMessageType.HANDSHAKE:
+            self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
+            return
+        self._owner.message_received(self, message)
+
+    def text_received(self) -> None:
+        """Charge the peer; the WebSocket is closing already."""
+        if not self._ended:
+            self._owner.misbehaved(self, PenaltyReason.MALFORMED_MESSAGE)
+
+    def pong_received(self, payload: bytes) -> None:
+        """Measure the round trip if this answers our probe."""
+        if self._ended:
+            return
+        seconds = self.keepalive.pong(payload)
+        if seconds is not None:
+            self._owner.rtt_measured(self, seconds)
+
+    def closing(self, code: int | None, by_us: bool) -> None:
+        """Leave the table at once: nothing can be sent any more.
+
+        A close that Autobahn began on our behalf is the peer's fault.
+        """
+        if self._ended:
+            return
+        if by_us and code == 1009:
+            self._owner.misbehaved(self, PenaltyReason.SPAM)
+        elif by_us and code in (1002, 1007):
+            self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
+        reason = RemovalReason.ERROR if by_us else RemovalReason.DISCONNECTED
+        self._owner.session_ended(self, reason)
+
+    def lost(self, reason: Failure) -> None:
+        """Leave the table: the transport is gone."""
+        self._owner.session_ended(self, RemovalReason.DISCONNECTED)
+
+    def broken(self, error: GossipError) -> None:
+        """The certificate was read before the session began."""
+
+    # -- inside
+
+    def snapshot(self, reputation: PeerReputation, role: PlumtreeRole | None) -> PeerConnection:
+        """Describe the session as it is now."""
+        return PeerConnection(
+            peer_id=self.peer_id,
+            address=self.address,
+            is_outbound=self.is_outbound,
+            node_type=self.remote.node_type,
+            protocol_version=self.remote.protocol_version,
+            software_version=self.remote.software_version,
+            peer_server_port=self.remote.server_port,
+            capabilities=self.remote.capabilities,
+            creation_time=self.creation_time,
+            last_message_time=self.last_message_time,
+            messages_sent=self.messages_sent,
+            messages_received=self.messages_received,
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            reputation=reputation,
+            transport=self.transport,
+            plumtree=role,
+        )
+
+    def _answered(self, message: Message) -> bool:
+        waiter = self._requests.match(message.id, message.type)
+        if waiter is None:
+            # A late answer must not be mistaken for a request of the peer's own.
+            return self._requests.is_late(message.id, message.type)
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        waiter.deferred.callback(message)
+        return True
+
+    def _timed_out(self, request_id: int) -> None:
+        waiter = self._requests.timed_out(request_id)
+        if waiter is not None:
+            waiter.deferred.errback(RequestTimeout(f"no answer from {self.peer_id.hex()}"))
+
+    def _tick(self) -> None:
+        action = self.keepalive.tick(can_send=self._writer.is_writable)
+        if isinstance(action, Dead):
+            self._owner.misbehaved(self, PenaltyReason.CONNECTION_ISSUE)
+            self._owner.session_ended(self, RemovalReason.DEAD)
+            return
+        if isinstance(action, Probe):
+            self._writer.ping(action.payload)
+        self._pulse = self._clock.call_later(action.next_delay, self._tick)
+
+    def _overflowed(self) -> None:
+        if not self._ended:
+            self._owner.misbehaved(self, PenaltyReason.CONNECTION_ISSUE)
+            self._owner.session_ended(self, RemovalReason.ERROR)

@@ -1,0 +1,61 @@
+"""What an engine wants done: plain values, performed by the service's router and nobody else.
+
+Engines return effects in the order in which they must happen. Named tuples because one is made
+for every message on the hot path, and a named tuple is the cheapest immutable value there is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from dig_gossip.types.peer import PeerId
+from dig_gossip.types.reputation import PenaltyReason
+from dig_gossip.wire.message import Message
+
+#: Names one timer of one engine: what it is for, and the hash or peer id it belongs to.
+TimerKey: TypeAlias = tuple[str, bytes]
+
+
+class Send(NamedTuple):
+    """Queue one message for each of ``peers``; it is encoded once for all of them."""
+
+    peers: tuple[PeerId, ...]
+    message: Message
+
+
+class SetTimer(NamedTuple):
+    """Call ``timer_fired(key)`` after ``delay`` seconds; the same key replaces."""
+
+    key: TimerKey
+    delay: float
+
+
+class ClearTimer(NamedTuple):
+    """Forget a timer; unknown keys are fine."""
+
+    key: TimerKey
+
+
+class Deliver(NamedTuple):
+    """Hand a message to the application's subscriptions."""
+
+    peer: PeerId
+    message: Message
+
+
+class Validate(NamedTuple):
+    """Ask the registered validator, then call ``validated(message_hash, verdict)``."""
+
+    peer: PeerId
+    message: Message
+    message_hash: bytes
+
+
+class Penalize(NamedTuple):
+    """Charge a peer for misbehavior."""
+
+    peer: PeerId
+    reason: PenaltyReason
+
+
+Effect: TypeAlias = Send | SetTimer | ClearTimer | Deliver | Validate | Penalize

@@ -1,0 +1,552 @@
+"""Plumtree: full messages along a tree, announcements along every other link.
+
+Engines row of the stage table; pure: events in, effects out, no clock, no socket.
+
+One message, seen from one node::
+
+    eager parent ---- message ----> us ---- message ----> other eager peers   at once
+                                     |----- hash -------> a few lazy peers    first wave
+                                     '----- hash -------> the other lazy      second wave, unless
+                                                          peers               they have it by then
+    lazy peer ------- hash -------> us: not here; timer 1 -------. (the message comes: done)
+    announcer 1 <---- GRAFT(hash) -- us: nobody sent it; timer 2 <'
+    announcer 2 <---- GRAFT(hash) -- us: ... until one sends it, or none is left
+
+A second copy means that one link too many is eager: PRUNE. A message that had to be fetched means
+that one too few is: GRAFT. So the eager links of all nodes become one spanning tree, the copies
+per node approach one, and every other link stands by.
+
+Stages of a message at one node (:class:`~dig_gossip.gossip.seen.Stage`)::
+
+                 tree or flood session
+    (unseen) --------------------------------> REMOTE     delivered, pushed, announced
+        |  '---------> PENDING ---ACCEPT-------> REMOTE
+        |                 '--IGNORE, REJECT----> REFUSED   neither delivered nor forwarded
+        |---Chia session---> HELD               delivered; unknown to the tree
+        |                      '--tree, flood--> REMOTE    pushed, announced, not delivered again
+        '---broadcast---> LOCAL                 from HELD, PENDING and REFUSED, too
+
+The application gets a message when it leaves *unseen* (or when its verdict comes) and never
+again; the tree gets it when it enters REMOTE or LOCAL and never again. Whatever the interleaving
+of sessions of all kinds, that is once each.
+
+Invariants, checked after every step by the tests: eager and lazy peers are disjoint and together
+are the tree sessions; a link is eager at one end exactly if it is at the other, once the frames
+in flight have arrived; no effect names a peer without a session; every table keeps its cap.
+
+What hostile peers try, and what stops them:
+
+=====================================  =========================================================
+announce what they do not have         8 announcers a hash, 1000 open hashes a peer, 10 000 in
+                                       all; ten unanswered pulls a minute and the peer's word
+                                       counts for nothing for a minute, and it is lazy
+pull the same large message for ever   one copy a second, three in all, per peer and message
+send copies for ever                   one PRUNE a second; the session's rate limit does the rest
+prune us out of the tree               an empty eager set is refilled; announcements still come
+graft themselves in everywhere         harmless; it is what eager means
+poison the seen set                    a hash is computed from the content, never taken from a
+                                       peer; frames dropped for lack of room are not seen
+keep the validator busy                1000 messages a peer and the cache's bytes in all may wait
+stretch timer 1 by early hashes        samples are capped at the ceiling
+=====================================  =========================================================
+
+Divergence: (a) PLT-004.1 prunes eager senders only. Any tree peer whose copy is a duplicate is
+pruned here, or else a link that we hold lazy and the peer holds eager would carry duplicates for
+ever; and while the limit forbids a PRUNE, nobody is demoted silently either. (b) A duplicate of
+what came first from a session outside the tree says nothing about the tree and prunes nobody; nor
+is the only link a node has ever pruned. (c) PLT-001's bound is restored when a slow link would be
+swapped: above the fan-out it is dropped and none is added.
+
+Source: behaviour §19, PRF-003, design D6, wire §13.1; J. Leitão, J. Pereira, L. Rodrigues,
+"Epidemic Broadcast Trees", 2007.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Final
+
+import attrs
+
+from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey
+from dig_gossip.errors import ClientError
+from dig_gossip.gossip.announcements import ANNOUNCE_TIMER, Announcements, announcement
+from dig_gossip.gossip.cache import MessageCache, Miss
+from dig_gossip.gossip.fetching import Fetching
+from dig_gossip.gossip.link import Link, Pull
+from dig_gossip.gossip.missing import MISSING_TIMER
+from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
+from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
+from dig_gossip.gossip.tree import Tree
+from dig_gossip.gossip.validation import PendingMessages
+from dig_gossip.gossip.values import (
+    BroadcastResult,
+    PeerMode,
+    PlumtreeCounters,
+    PlumtreeSnapshot,
+    Verdict,
+)
+from dig_gossip.types.config import PlumtreeConfig
+from dig_gossip.types.peer import PeerId, PlumtreeRole
+from dig_gossip.types.reputation import PenaltyReason
+from dig_gossip.wire.dig import (
+    PlumtreeGraft,
+    PlumtreeLazyAnnounce,
+    PlumtreePrune,
+    PlumtreeRequestByHash,
+)
+from dig_gossip.wire.message import Message, message_hash
+
+PURGE_TIMER: Final[TimerKey] = ("purge", b"")
+PURGE_INTERVAL_SECS: Final = 10.0
+
+_HELD = Stage.HELD  # looked up for every frame
+
+
+class Plumtree:
+    """The gossip engine of one node.
+
+    Feed it every event of flood-class gossip and perform the effects in order. It never raises on
+    what peers send. Peers without a session are ignored, so late events are harmless.
+
+    Bounded: seen hashes by ``max_seen``; the cache by ``cache_messages``, ``cache_bytes`` and
+    ``cache_ttl_secs``; for announcements, missing and pending messages, links and sessions
+    outside the tree see their classes.
+
+    Cost: a frame or a broadcast is O(sessions) at most, usually O(1) plus one tuple for all
+    eager peers; an announcement of n entries O(n); the loss of an eager peer O(missing messages).
+
+    Timers: ``("announce", b"")``, ``("missing", b"")`` and ``("purge", b"")``, each only while
+    there is work for it.
+
+    :param fanout: how many sessions start eager, 1 and up.
+    :param max_seen: remembered hashes, 1 and up.
+    :param now: monotonic seconds.
+    :param rng: source of randomness; unpredictable to peers in production.
+    Source: behaviour PLT-001 to PLT-009, PLT-101-X to PLT-107-X, PRF-003; design D6.
+    """
+
+    def __init__(
+        self,
+        config: PlumtreeConfig,
+        *,
+        fanout: int,
+        max_seen: int,
+        now: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._now = now
+        self.counters = PlumtreeCounters()
+        self._seen = SeenSet(max_seen)
+        self._cache = MessageCache(config.cache_messages, config.cache_bytes, config.cache_ttl_secs)
+        self._pending = PendingMessages(config.cache_bytes)
+        self._announcements = Announcements(config, rng=rng, counters=self.counters)
+        self._tree = Tree(fanout, config.optimize_interval_secs, self._announcements, self.counters)
+        self._fetching = Fetching(config, self._tree, self.counters)
+        self._outsiders = Outsiders()
+        self._purging = False
+
+    # --- sessions ---------------------------------------------------------------------------
+
+    def peer_up(self, peer: PeerId, mode: PeerMode, score: float = 0.0) -> list[Effect]:
+        """Take a session in; or change its mode or its score, if it is in already.
+
+        :param score: higher is better; behaviour PRF-001.
+        Source: behaviour PLT-001.
+        """
+        link = self._tree.get(peer)
+        if mode is not PeerMode.TREE:
+            effects = self.peer_down(peer) if link is not None else []
+            self._outsiders.add(peer, mode)
+            return effects
+        if link is not None:
+            self._tree.rate(link, score)
+            return []
+        self._outsiders.remove(peer)
+        self._tree.add(peer, score)
+        return []
+
+    def peer_down(self, peer: PeerId) -> list[Effect]:
+        """Forget a session; if the tree hung on it, mend the tree at once.
+
+        Source: behaviour PLT-006.
+        """
+        self._outsiders.remove(peer)
+        link = self._tree.remove(peer)
+        if link is None:
+            return []
+        now = self._now()
+        return [
+            *self._fetching.peer_down(link, now),
+            *self._tree.refill(now),
+            *self._fetching.arm(now),
+        ]
+
+    def reconcile(self, peers: Mapping[PeerId, PeerMode]) -> list[Effect]:
+        """Make the sessions equal to those of the peer table, whatever went wrong before.
+
+        Source: behaviour PLT-107-X.
+        """
+        modes = {link.peer: PeerMode.TREE for link in self._tree} | self._outsiders.modes()
+        effects: list[Effect] = []
+        for peer in modes:
+            if peer not in peers:
+                effects += self.peer_down(peer)
+        for peer, mode in peers.items():
+            if modes.get(peer) is not mode:
+                effects += self.peer_up(peer, mode)
+        return effects
+
+    def rtt_updated(self, peer: PeerId, rtt_seconds: float, score: float) -> list[Effect]:
+        """Note a peer's round trip time; perhaps swap a slow link for a fast one.
+
+        :param rtt_seconds: the mean over the peer's window, as in behaviour PRF-001; above 0.
+        Source: behaviour PRF-003.
+        """
+        link = self._tree.get(peer)
+        if link is None or not 0 < rtt_seconds < math.inf:
+            return []
+        link.rtt = rtt_seconds
+        self._tree.rate(link, score)
+        return self._tree.optimize(self._now())
+
+    def role(self, peer: PeerId) -> PlumtreeRole | None:
+        """What a session gets of a message; None outside the tree."""
+        link = self._tree.get(peer)
+        if link is None:
+            return None
+        return PlumtreeRole.EAGER if link.is_eager else PlumtreeRole.LAZY
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def broadcast(self, message: Message, exclude: PeerId | None = None) -> BroadcastResult:
+        """Spread a message of the application's.
+
+        New to the tree: to everybody. Forwarded already, or ``exclude`` given: only to those
+        plain Chia sessions that lack it. Broadcast before, and no ``exclude``: in full to
+        sessions that joined since, as an announcement to the rest.
+
+        :param exclude: a session that is to get nothing, because the message is its own.
+        Source: behaviour PLT-002, PLT-102-X, PLT-105-X; design D6.
+        """
+        now = self._now()
+        digest = message_hash(message)
+        sighting = self._seen.get(digest)
+        to_chia = may_reach_chia(message.type)
+        if sighting is None:
+            sighting = Sighting(digest, message.type, Stage.LOCAL, now, by_tree=True)
+            self._seen.add(sighting)
+        elif sighting.stage is Stage.LOCAL and exclude is None:
+            return self._broadcast_again(message, sighting, now)
+        elif sighting.stage in (Stage.LOCAL, Stage.REMOTE):
+            peers = self._outsiders.owed(digest, flood=False, chia=to_chia, exclude=exclude)
+            return BroadcastResult(self._push(peers, message), 0)
+        self._pending.settle(digest)  # the application has given its verdict
+        aware = sighting.aware or set()
+        sighting.aware = None
+        missing = self._fetching.found(digest)
+        if missing is not None:
+            aware.update(missing.announced_at)
+        if exclude is not None and self._tree.get(exclude) is not None:
+            aware.add(exclude)
+        sighting.stage = Stage.LOCAL
+        sighting.by_tree = True
+        sighting.links = self._tree.joined
+        peers = self._tree.eager_unaware(aware)
+        peers += self._outsiders.owed(digest, flood=True, chia=to_chia, exclude=exclude)
+        effects = self._push(peers, message)
+        announced = 0
+        if self._keep(digest, message, now, effects):
+            announced = sum(peer not in aware for peer in self._announcements.peers)
+            effects += self._announcements.add(sighting, aware, now)
+        return BroadcastResult(effects, announced)
+
+    def received(self, peer: PeerId, message: Message, needs_validation: bool) -> list[Effect]:
+        """Take in a full message of the flood class, without a correlation id.
+
+        :param needs_validation: a validator is registered for the opcode: ``Validate`` is
+            returned, and :meth:`validated` decides.
+        Source: behaviour PLT-004, PLT-004.1, PLT-103-X; design D6.
+        """
+        digest = message_hash(message)
+        sighting = self._seen.get(digest)
+        link = self._tree.get(peer)
+        if link is None:
+            return self._received_outside(peer, digest, message, sighting, needs_validation)
+        now = self._now()
+        pull = link.answered(digest, now)
+        if sighting is not None and sighting.stage is not _HELD:
+            return self._duplicate(link, sighting, now, is_answer=pull is not None)
+        if needs_validation and sighting is None and not self._has_room(link, message):
+            return []
+        effects: list[Effect] = []
+        was_eager = link.is_eager
+        if not was_eager and pull is not Pull.REQUEST:
+            effects += self._tree.promote(link, now)
+        aware = {peer}
+        missing = self._fetching.found(digest)
+        if missing is not None:
+            aware.update(missing.announced_at)
+            effects += self._fetching.arrived(
+                missing, link, now, was_eager=was_eager, is_answer=pull is not None
+            )
+        if sighting is None:
+            sighting = Sighting(digest, message.type, Stage.PENDING, now, by_tree=True)
+            self._seen.add(sighting)
+            if needs_validation:
+                sighting.aware = aware
+                return effects + self._pending.ask(link, peer, message, sighting)
+            self.counters.delivered += 1
+            effects.append(Deliver(peer, message))
+        self._forward(sighting, message, aware, now, effects)
+        return effects
+
+    def validated(self, message_hash: bytes, verdict: Verdict) -> list[Effect]:
+        """Deliver and forward a message, or drop it, as its validator says.
+
+        A verdict that nobody waits for (any more) changes nothing.
+
+        Source: behaviour PLT-104-X.
+        """
+        pending = self._pending.settle(message_hash)
+        if pending is None:
+            return []
+        sighting = pending.sighting
+        aware = sighting.aware or set()
+        sighting.aware = None
+        if verdict is not Verdict.ACCEPT:
+            sighting.stage = Stage.REFUSED
+            self.counters.refused += 1
+            return []
+        self.counters.delivered += 1
+        effects: list[Effect] = [Deliver(pending.peer, pending.message)]
+        if sighting.stage is not _HELD:
+            self._forward(sighting, pending.message, aware, self._now(), effects)
+        return effects
+
+    def control_received(self, peer: PeerId, message: Message) -> list[Effect]:
+        """Take in a Plumtree frame, opcodes 214 to 217.
+
+        Source: behaviour PLT-004.2, PLT-005, PLT-005.2, PLT-009.
+        """
+        link = self._tree.get(peer)
+        if link is None:
+            return []
+        now = self._now()
+        opcode = message.type
+        try:
+            if opcode == PlumtreeLazyAnnounce.OPCODE:
+                return self._announced(link, PlumtreeLazyAnnounce.from_bytes(message.data), now)
+            if opcode == PlumtreePrune.OPCODE:
+                PlumtreePrune.from_bytes(message.data)
+                self.counters.prunes_received += 1
+                return self._tree.demote(link, now)
+            if opcode == PlumtreeGraft.OPCODE:
+                return self._grafted(link, PlumtreeGraft.from_bytes(message.data).hash, now)
+            if opcode == PlumtreeRequestByHash.OPCODE:
+                digest = PlumtreeRequestByHash.from_bytes(message.data).hash
+                self.counters.requests_received += 1
+                return self._serve(link, digest, now)
+        except ClientError:
+            return [Penalize(peer, PenaltyReason.MALFORMED_MESSAGE)]
+        return []
+
+    def timer_fired(self, key: TimerKey) -> list[Effect]:
+        """Do what is due; unknown keys and early firings are harmless."""
+        now = self._now()
+        if key == ANNOUNCE_TIMER:
+            return self._announcements.timer_fired(now)
+        if key == MISSING_TIMER:
+            return self._fetching.timer_fired(now)
+        if key == PURGE_TIMER:
+            self._cache.purge(now)
+            self._purging = len(self._cache) > 0
+            return [SetTimer(PURGE_TIMER, PURGE_INTERVAL_SECS)] if self._purging else []
+        return []
+
+    # --- for stats and tests ----------------------------------------------------------------
+
+    @property
+    def seen_count(self) -> int:
+        """Remembered hashes."""
+        return len(self._seen)
+
+    def snapshot(self) -> PlumtreeSnapshot:
+        """Take one consistent picture. Cost: O(sessions)."""
+        modes = self._outsiders.modes()
+        return PlumtreeSnapshot(
+            eager=frozenset(self._tree.eager()),
+            lazy=frozenset(self._announcements.peers),
+            flood=frozenset(peer for peer in modes if modes[peer] is PeerMode.FLOOD),
+            chia=frozenset(peer for peer in modes if modes[peer] is PeerMode.CHIA),
+            seen=len(self._seen),
+            cached=len(self._cache),
+            cached_bytes=self._cache.size,
+            missing=len(self._fetching),
+            pending=len(self._pending),
+            unannounced=len(self._announcements),
+            lazy_timeout=self._fetching.lazy_timeout,
+            counters=attrs.asdict(self.counters),
+        )
+
+    # --- full frames ------------------------------------------------------------------------
+
+    def _received_outside(
+        self,
+        peer: PeerId,
+        digest: bytes,
+        message: Message,
+        sighting: Sighting | None,
+        needs_validation: bool,
+    ) -> list[Effect]:
+        """Take in a full frame from a session outside the tree, or from no session at all."""
+        outsider = self._outsiders.get(peer)
+        if outsider is None:
+            return []
+        outsider.known.add(digest)
+        is_for_tree = outsider.mode is PeerMode.FLOOD
+        if sighting is not None and not (is_for_tree and sighting.stage is _HELD):
+            self.counters.duplicates += 1
+            return []
+        if needs_validation and sighting is None and not self._has_room(outsider, message):
+            return []
+        now = self._now()
+        missing = self._fetching.found(digest) if is_for_tree else None
+        aware = set() if missing is None else set(missing.announced_at)
+        effects: list[Effect] = []
+        if sighting is None:
+            stage = Stage.PENDING if is_for_tree else _HELD
+            sighting = Sighting(digest, message.type, stage, now, by_tree=False)
+            self._seen.add(sighting)
+            if needs_validation:
+                sighting.aware = aware
+                return self._pending.ask(outsider, peer, message, sighting)
+            self.counters.delivered += 1
+            effects.append(Deliver(peer, message))
+        if is_for_tree:
+            self._forward(sighting, message, aware, now, effects)
+        return effects
+
+    def _forward(
+        self,
+        sighting: Sighting,
+        message: Message,
+        aware: set[PeerId],
+        now: float,
+        effects: list[Effect],
+    ) -> None:
+        """Push a message to the DIG sessions that lack it, and have it announced to lazy ones.
+
+        :param effects: gets what is to be done.
+        """
+        digest = sighting.digest
+        if sighting.stage is _HELD and digest in self._pending:
+            sighting.stage = Stage.PENDING  # the verdict will forward it
+            sighting.aware = aware
+            return
+        sighting.stage = Stage.REMOTE
+        peers = self._tree.eager_unaware(aware)
+        if self._outsiders:
+            peers += self._outsiders.owed(digest, flood=True, chia=False)
+        if peers:
+            self.counters.pushed += len(peers)
+            effects.append(Send(peers, message))
+        if self._keep(digest, message, now, effects):
+            effects += self._announcements.add(sighting, aware, now)
+
+    def _broadcast_again(self, message: Message, sighting: Sighting, now: float) -> BroadcastResult:
+        """The application repeats itself: unchanged state, for those who missed it.  PLT-102-X"""
+        digest = sighting.digest
+        to_chia = may_reach_chia(message.type)
+        joined = tuple([link.peer for link in self._tree if link.number > sighting.links])
+        others = tuple([link.peer for link in self._tree if link.number <= sighting.links])
+        sighting.links = self._tree.joined
+        peers = joined + self._outsiders.owed(digest, flood=True, chia=to_chia)
+        effects = self._push(peers, message)
+        if not self._keep(digest, message, now, effects) or not others:
+            return BroadcastResult(effects, 0)
+        self.counters.ihaves_sent += len(others)
+        effects.append(Send(others, announcement(((digest, message.type),))))
+        return BroadcastResult(effects, len(others))
+
+    def _duplicate(
+        self, link: Link, sighting: Sighting, now: float, *, is_answer: bool
+    ) -> list[Effect]:
+        """Take in a second copy: one eager link too many.  PLT-004.1"""
+        self.counters.duplicates += 1
+        if sighting.aware is not None:
+            sighting.aware.add(link.peer)
+        if is_answer:
+            return []
+        if link.is_eager:
+            self._fetching.late_copy(sighting.digest, now)
+            if len(self._tree) == 1:
+                return []
+        if not sighting.by_tree or not link.may_prune(now):
+            return []
+        return self._tree.prune(link, now)
+
+    def _has_room(self, session: Link | Outsider, message: Message) -> bool:
+        """Whether the validator may be kept busy with one more message of this session.
+
+        What finds no room is dropped unseen: otherwise a peer could fill its own quota, then pass
+        on a good message, and make us refuse everybody's copy of it.
+        """
+        if self._pending.has_room(session, message):
+            return True
+        self.counters.validations_dropped += 1
+        return False
+
+    def _push(self, peers: tuple[PeerId, ...], message: Message) -> list[Effect]:
+        self.counters.pushed += len(peers)
+        return [Send(peers, message)] if peers else []
+
+    def _keep(self, digest: bytes, message: Message, now: float, effects: list[Effect]) -> bool:
+        """Cache a message.  PLT-007
+
+        :returns: whether it may be announced: an announcement promises that it can be pulled.
+        """
+        if not self._cache.put(digest, message, now):
+            return False
+        if not self._purging:
+            self._purging = True
+            effects.append(SetTimer(PURGE_TIMER, PURGE_INTERVAL_SECS))
+        return True
+
+    # --- control frames ---------------------------------------------------------------------
+
+    def _announced(self, link: Link, body: PlumtreeLazyAnnounce, now: float) -> list[Effect]:
+        """PLT-005."""
+        self.counters.ihaves_received += len(body.entries)
+        for digest, opcode in body.entries:
+            sighting = self._seen.get(digest)
+            if sighting is None or sighting.stage is _HELD:
+                self._fetching.announced(link, digest, opcode, now)
+            elif sighting.aware is not None:
+                sighting.aware.add(link.peer)
+        return self._fetching.arm(now)
+
+    def _grafted(self, link: Link, digest: bytes | None, now: float) -> list[Effect]:
+        """PLT-005.2."""
+        self.counters.grafts_received += 1
+        effects = [] if digest is None else self._serve(link, digest, now)
+        effects += self._tree.promote(link, now)
+        effects += self._tree.optimize(now)
+        return effects
+
+    def _serve(self, link: Link, digest: bytes, now: float) -> list[Effect]:
+        """Send what a peer pulls, if it is here and the limits allow."""
+        found = self._cache.serve(digest, link.peer, now)
+        if isinstance(found, Message):
+            self.counters.cache_hits += 1
+            sighting = self._seen.get(digest)
+            if sighting is not None and sighting.aware is not None:
+                sighting.aware.add(link.peer)
+            return self._push((link.peer,), found)
+        if found is Miss.ABSENT:
+            self.counters.cache_misses += 1
+        else:
+            self.counters.pulls_limited += 1
+        return []

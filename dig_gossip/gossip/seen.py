@@ -1,0 +1,109 @@
+"""Which messages have been here, and how far each has come.
+
+Engines row of the stage table; pure. Source: behaviour PLT-008, design D6.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+
+from dig_gossip.types.peer import PeerId
+
+
+class Stage(enum.Enum):
+    """How far a message has come at this node.
+
+    ``PENDING``: the validator has it. ``REFUSED``: the validator did not accept it. ``HELD``:
+    plain Chia sessions sent it, the application has it or is about to, the tree has not.
+    ``REMOTE``: others sent it, it was forwarded. ``LOCAL``: the application broadcast it.
+    """
+
+    PENDING = "pending"
+    REFUSED = "refused"
+    HELD = "held"
+    REMOTE = "remote"
+    LOCAL = "local"
+
+
+class Sighting:
+    """What is remembered of one message.
+
+    :ivar digest: its hash, 32 bytes.
+    :ivar first_seen: monotonic seconds.
+    :ivar by_tree: whether its first copy travelled along the tree, or began here; only then
+        does a further copy show that a link is one too many.
+    :ivar aware: tree peers known to have the message or to have been told of it, kept while
+        announcements of it may be due; afterwards None.
+    :ivar links: number of the latest link when the message was last broadcast here; links with
+        a higher number joined later.
+    """
+
+    __slots__ = ("aware", "by_tree", "digest", "first_seen", "links", "opcode", "stage")
+
+    def __init__(
+        self, digest: bytes, opcode: int, stage: Stage, first_seen: float, *, by_tree: bool
+    ) -> None:
+        self.digest = digest
+        self.opcode = opcode
+        self.stage = stage
+        self.first_seen = first_seen
+        self.by_tree = by_tree
+        self.aware: set[PeerId] | None = None
+        self.links = 0
+
+
+class SeenSet:
+    """The most recently first-seen messages, at most ``capacity``; the oldest goes first.
+
+    A look-up does not refresh. After eviction a replay counts as new, which is accepted.
+
+    Cost: O(1) each way. (The order is kept beside the dictionary because finding the first key
+    of a dictionary that only loses its first keys takes longer and longer.)
+    Source: behaviour PLT-008.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._sightings: dict[bytes, Sighting] = {}
+        self._order: deque[bytes] = deque()
+        #: ``get(digest)`` returns the sighting or None.
+        self.get = self._sightings.get
+
+    def __len__(self) -> int:
+        return len(self._sightings)
+
+    def add(self, sighting: Sighting) -> None:
+        """Remember a message that is not here yet."""
+        digest = sighting.digest
+        self._sightings[digest] = sighting
+        self._order.append(digest)
+        if len(self._order) > self._capacity:
+            del self._sightings[self._order.popleft()]
+
+
+class KnownHashes:
+    """The messages a session outside the tree is known to have; least recently used goes first."""
+
+    __slots__ = ("_capacity", "_hashes")
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._hashes: OrderedDict[bytes, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, digest: bytes) -> bool:
+        """Note that the session has a message.
+
+        :returns: whether that is news.
+        """
+        hashes = self._hashes
+        if digest in hashes:
+            hashes.move_to_end(digest)
+            return False
+        hashes[digest] = None
+        if len(hashes) > self._capacity:
+            hashes.popitem(last=False)
+        return True

@@ -1,0 +1,404 @@
+"""What an application holds: the seed's handle on a running node.
+
+Cheap; any number may exist, copies share the node, and equality is that of the service. Methods
+that return a Deferred may be awaited or given callbacks. Called from a thread that is not the
+reactor's they are marshalled to it, and the Deferred fires there; ``handle.blocking`` offers the
+same methods to such threads, waiting for the result.
+
+Source: seed, behaviour API-002, CNC-001.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread
+from twisted.python import threadable
+
+from dig_gossip.constants import DEFAULT_GOSSIP_REQUEST_TIMEOUT_SECS
+from dig_gossip.errors import (
+    ClientError,
+    ClientErrorKind,
+    GossipError,
+    Io,
+    IntroducerNotConfigured,
+    InvalidConfig,
+    PeerNotConnected,
+    RequestRejected,
+    WrongDispatch,
+)
+from dig_gossip.service.router import Validator, check_size
+from dig_gossip.service.subscriptions import Subscription
+from dig_gossip.types.peer import AddressLike, NodeType, PeerAddress, PeerConnection, PeerId
+from dig_gossip.types.reputation import PenaltyReason
+from dig_gossip.types.stats import GossipStats, RelayStats
+from dig_gossip.wire import registry
+from dig_gossip.wire.chia import RespondPeers, TimestampedPeerInfo
+from dig_gossip.wire.chia import RequestPeers
+from dig_gossip.wire.dig import RegisterAck
+from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import is_dig, opcode_name
+
+if TYPE_CHECKING:
+    from dig_gossip.service.gossip_service import GossipService, Node
+
+T = TypeVar("T")
+P = ParamSpec("P")
+#: A wire body: a ``chia_rs`` object or one of the DIG payload classes; or a whole message.
+Body: TypeAlias = Any
+
+
+def _method(
+    function: Callable[Concatenate[GossipHandle, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[GossipHandle, P], Deferred[T]]:
+    """Run on the reactor's thread, whatever thread asks, and return a Deferred."""
+
+    def wrapper(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        if threadable.ioThread is None or threadable.isInIOThread():
+            return Deferred.fromCoroutine(function(self, *args, **kwargs))
+        result: Deferred[T] = Deferred()
+
+        def run() -> None:
+            Deferred.fromCoroutine(function(self, *args, **kwargs)).chainDeferred(result)
+
+        self._service.node.reactor.callFromThread(run)
+        return result
+
+    functools.update_wrapper(wrapper, function)
+    return wrapper
+
+
+class GossipHandle:
+    """The application's side of a node."""
+
+    __slots__ = ("_service",)
+
+    def __init__(self, service: GossipService) -> None:
+        self._service = service
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GossipHandle):
+            return NotImplemented
+        return self._service is other._service
+
+    def __hash__(self) -> int:
+        return hash(self._service)
+
+    def __repr__(self) -> str:
+        return f"<GossipHandle {self._service.peer_id.hex()} {self._service.lifecycle.value}>"
+
+    @property
+    def blocking(self) -> Blocking:
+        """The same methods for threads other than the reactor's: they wait for the result."""
+        return Blocking(self)
+
+    @property
+    def _node(self) -> Node:
+        return self._service.node
+
+    # -- health and statistics
+
+    @_method
+    async def health_check(self) -> None:
+        """Fire with None if the node runs, listens, and its background tasks are well.
+
+        :raises ServiceNotStarted: it does not run.
+        :raises Io: the listening port is closed, or a task has failed three times in a row.
+        """
+        node = self._node
+        if not node.listener.is_listening:
+            raise Io("the listening port is closed")
+        unhealthy = node.tasks.unhealthy()
+        if unhealthy:
+            raise Io(f"background tasks keep failing: {', '.join(unhealthy)}")
+
+    @_method
+    async def stats(self) -> GossipStats:
+        """What the node has counted, as one consistent snapshot.
+
+        Cost: O(sessions).
+        """
+        return self._stats()
+
+    def _stats(self) -> GossipStats:
+        node = self._node
+        sessions = list(node.peers.table)
+        totals = node.peers.totals
+        extra: dict[str, int] = attrs.asdict(node.router.plumtree.counters)
+        extra.update(node.peers.counters)
+        extra.update(node.router.counters)
+        extra["bans_active"] = node.peers.reputations.active_bans
+        extra["lagged"] = node.subscriptions.lagged
+        extra["openings"] = node.peers.openings
+        extra["queued_messages"] = sum(session.queued_messages for session in sessions)
+        outbound = node.peers.table.outbound_count
+        return GossipStats(
+            total_connections=totals.admitted,
+            connected_peers=len(sessions),
+            inbound_connections=len(sessions) - outbound,
+            outbound_connections=outbound,
+            messages_sent=totals.messages_sent + sum(s.messages_sent for s in sessions),
+            messages_received=totals.messages_received
+            + sum(s.messages_received for s in sessions),
+            bytes_sent=totals.bytes_sent + sum(s.bytes_sent for s in sessions),
+            bytes_received=totals.bytes_received + sum(s.bytes_received for s in sessions),
+            seen_messages=node.router.plumtree.seen_count,
+            extra=extra,
+        )
+
+    @_method
+    async def relay_stats(self) -> RelayStats | None:
+        """The relay session's counters; None while there is none."""
+        _ = self._node
+        return None
+
+    # -- inbound messages
+
+    def inbound_receiver(self) -> Subscription:
+        """Subscribe to everything that is delivered from now on.
+
+        :returns: an independent, bounded queue of ``(peer_id, message)``.
+        :raises ServiceNotStarted: the node does not run.
+        """
+        return self._node.subscriptions.subscribe()
+
+    def set_validator(self, opcode: int, validator: Validator | None) -> None:
+        """Ask ``validator(peer_id, message)`` before a gossiped message is delivered or forwarded.
+
+        It answers with a :class:`Verdict`, or with the :class:`PenaltyReason` for which the
+        sender is to be charged, or with a Deferred or coroutine of one; after 5 s the answer
+        counts as IGNORE. None removes the validator.
+
+        :raises WrongDispatch: messages of this opcode do not spread.
+        Source: behaviour PLT-104-X.
+        """
+        self._node.router.set_validator(opcode, validator)
+
+    # -- outbound messages
+
+    @_method
+    async def broadcast(self, msg: Message, exclude_peer: PeerId | None = None) -> int:
+        """Spread a message through the network.
+
+        :param exclude_peer: whoever gave it to us.
+        :returns: sessions for which the message, or its announcement, was queued; 0 when the
+            node has forwarded it already.
+        :raises WrongDispatch: this opcode is for one peer only.
+        :raises ClientError: larger than any peer takes.
+        Source: behaviour API-002.4, PLT-102-X.
+        """
+        return self._node.router.broadcast(msg, exclude_peer)
+
+    @_method
+    async def broadcast_typed(self, body: Body, exclude_peer: PeerId | None = None) -> int:
+        """Encode a body and :meth:`broadcast` it.
+
+        :raises ClientError: it cannot be encoded; nothing was sent.
+        """
+        return self._node.router.broadcast(registry.encode(body), exclude_peer)
+
+    @_method
+    async def send_to(self, peer_id: PeerId, body: Body) -> None:
+        """Send a body, or a whole :class:`Message`, to one peer. Success means: queued.
+
+        :raises ClientError: it cannot be encoded.
+        :raises PeerBanned, PeerNotConnected: nobody to send it to.
+        :raises WrongDispatch: the peer does not know DIG opcodes.
+        :raises Backpressured: the peer's queue is full.
+        """
+        node = self._node
+        message = body if isinstance(body, Message) else registry.encode(body)
+        check_size(message)
+        node.peers.check_not_banned(peer_id)
+        session = node.peers.get(peer_id)
+        if is_dig(message.type) and not session.tolerates_dig:
+            raise WrongDispatch(f"{peer_id.hex()} does not know {opcode_name(message.type)}")
+        if not session.send(OutboundFrame(message)):
+            raise PeerNotConnected(peer_id)
+
+    @_method
+    async def respond(self, peer_id: PeerId, request: Message, body: Body) -> None:
+        """Answer a peer's request: the answer carries the request's id, or none if it had none.
+
+        :param request: the message as it was delivered.
+        """
+        answer = registry.encode(body)
+        await self.send_to(peer_id, Message(answer.type, request.id, answer.data))
+
+    @_method
+    async def request(
+        self,
+        peer_id: PeerId,
+        body: Body,
+        response_type: type[Any] | None = None,
+        timeout: float = DEFAULT_GOSSIP_REQUEST_TIMEOUT_SECS,
+    ) -> Any:
+        """Send a request and wait for its answer.
+
+        :param response_type: class of the answer; by default the request's natural one.
+        :param timeout: seconds.
+        :returns: fires with the decoded answer.
+        :raises RequestTimeout: no answer in time.
+        :raises RequestRejected: the peer answered with its ``Reject…`` message or an error.
+        :raises PeerNotConnected: the peer is not there, or was lost meanwhile.
+        :raises ClientError: the answer does not decode, or is of another class.
+        Cancellation: a late answer is dropped.
+        """
+        node = self._node
+        message = registry.encode(body)
+        check_size(message)
+        replies = registry.natural_replies(type(body))
+        if response_type is not None:
+            replies |= {registry.opcode_of_class(response_type)}
+        if not replies:
+            raise WrongDispatch(f"{opcode_name(message.type)} has no answer to wait for")
+        node.peers.check_not_banned(peer_id)
+        session = node.peers.get(peer_id)
+        answer = await session.request(message.type, message.data, replies, timeout)
+        try:
+            decoded = registry.decode(answer)
+        except ClientError as error:
+            if self._service.lifecycle.value == "running":
+                node.peers.penalize(peer_id, PenaltyReason.MALFORMED_MESSAGE)
+            raise ClientError(ClientErrorKind.INVALID_RESPONSE, error.text) from error
+        if registry.is_rejection(answer.type):
+            raise RequestRejected(decoded)
+        if response_type is not None and not isinstance(decoded, response_type):
+            raise ClientError(
+                ClientErrorKind.INVALID_RESPONSE,
+                f"{type(decoded).__name__} instead of {response_type.__name__}",
+            )
+        return decoded
+
+    # -- connections
+
+    @_method
+    async def connect_to(self, addr: AddressLike) -> PeerId:
+        """Open a connection and take it to a registered session.
+
+        :param addr: ``"host:port"``, ``(host, port)`` or :class:`PeerAddress`; the network's
+            default port where none is named.
+        :returns: fires with the verified id of the peer.
+        :raises SelfConnection, PeerBanned, DuplicateConnection, MaxConnectionsReached: it must
+            not be dialed.
+        :raises ClientError: it could not be reached, or is not one of us.
+        """
+        node = self._node
+        try:
+            address = PeerAddress.parse(addr, node.config.network.default_port)
+        except ValueError as error:
+            raise InvalidConfig(f"addr: {error}") from None
+        session = await node.dialer.connect(address)
+        return session.peer_id
+
+    @_method
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close a session normally; neither bans nor charges.
+
+        :raises PeerNotConnected: there is none.
+        """
+        self._node.peers.disconnect(peer_id)
+
+    @_method
+    async def ban_peer(self, peer_id: PeerId, reason: PenaltyReason, force: bool = False) -> None:
+        """Charge a peer; ban and disconnect it when its points reach 100.
+
+        :param force: ban whatever the points.
+        Source: behaviour API-002.10.
+        """
+        if force:
+            self._node.peers.ban(peer_id, reason)
+        else:
+            self._node.peers.penalize(peer_id, reason)
+
+    @_method
+    async def penalize_peer(self, peer_id: PeerId, reason: PenaltyReason) -> None:
+        """Charge a peer, connected or not; the same accumulation as :meth:`ban_peer`."""
+        self._node.peers.penalize(peer_id, reason)
+
+    # -- peers
+
+    @_method
+    async def connected_peers(self) -> list[PeerConnection]:
+        """Snapshots of all live sessions."""
+        return self._connections()
+
+    @_method
+    async def get_connections(
+        self, node_type: NodeType | None = None, outbound_only: bool = False
+    ) -> list[PeerConnection]:
+        """Snapshots of the live sessions of a kind."""
+        return [
+            connection
+            for connection in self._connections()
+            if (node_type is None or connection.node_type == node_type)
+            and (connection.is_outbound or not outbound_only)
+        ]
+
+    @_method
+    async def peer_count(self) -> int:
+        """How many sessions are live."""
+        return len(self._node.peers.table)
+
+    def _connections(self) -> list[PeerConnection]:
+        node = self._node
+        return [
+            session.snapshot(
+                node.peers.reputation(session.peer_id), node.router.role(session.peer_id)
+            )
+            for session in node.peers.table
+        ]
+
+    # -- discovery
+
+    @_method
+    async def discover_from_introducer(self) -> list[TimestampedPeerInfo]:
+        """Ask the introducer for peers.
+
+        :raises IntroducerNotConfigured: there is none.
+        """
+        raise self._no_introducer()
+
+    @_method
+    async def register_with_introducer(self) -> RegisterAck:
+        """Tell the introducer about this node.
+
+        :raises IntroducerNotConfigured: there is none.
+        """
+        raise self._no_introducer()
+
+    @_method
+    async def request_peers_from(self, peer_id: PeerId) -> RespondPeers:
+        """Ask one peer for addresses it knows.
+
+        :raises PeerNotConnected, RequestTimeout: as :meth:`request`.
+        """
+        answer: RespondPeers = await self.request(peer_id, RequestPeers())
+        return answer
+
+    def _no_introducer(self) -> GossipError:
+        introducer = self._node.config.introducer
+        if introducer is None:
+            return IntroducerNotConfigured()
+        return InvalidConfig("introducer.endpoint: is empty")
+
+
+class Blocking:
+    """The handle for threads: ``handle.blocking.broadcast(message)`` waits for the result."""
+
+    def __init__(self, handle: GossipHandle) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:  # Any: every method of the handle
+        method = getattr(self._handle, name)
+        reactor = self._handle._node.reactor
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return blockingCallFromThread(reactor, method, *args, **kwargs)
+
+        return call

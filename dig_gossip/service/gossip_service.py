@@ -1,0 +1,264 @@
+"""The node as a Twisted service: what starts, in which order it stops.
+
+Life: constructed → running → stopping → stopped, one way; a start that fails leaves it constructed.
+Source: behaviour §1, §31, §32; style §6.5.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from typing import Any, cast
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dig_gossip.connection.dialer import Dialer
+from dig_gossip.connection.listener import Listener
+from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.websocket import OpenTransports
+from dig_gossip.constants import CLEANUP_INTERVAL_SECS, SHUTDOWN_TIMEOUT_SECS
+from dig_gossip.discovery.bootstrap import BootstrapDialer
+from dig_gossip.errors import AlreadyStarted, InvalidConfig, ServiceNotStarted
+from dig_gossip.service.gossip_handle import GossipHandle
+from dig_gossip.service.router import Router
+from dig_gossip.service.subscriptions import Subscriptions
+from dig_gossip.tls.context import PeerTLS
+from dig_gossip.tls.identity import Identity, load_or_create_identity
+from dig_gossip.types.config import GossipConfig, check_available
+from dig_gossip.types.peer import PeerAddress, PeerId
+from dig_gossip.util.clock import Clock
+from dig_gossip.util.deferreds import Observers, handled, returns_deferred
+from dig_gossip.util.tasks import Tasks
+
+
+class Lifecycle(enum.Enum):
+    """Where a service is in its life."""
+
+    CONSTRUCTED = "constructed"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class GossipService(MultiService):
+    """One node.
+
+    Constructing validates the configuration and loads, or creates, the TLS identity. It opens no
+    socket and starts no timer.
+
+    Use it alone (``handle = await service.start()`` … ``await service.stop()``) or as a child of
+    an application (``service.setServiceParent(app)``, then ``service.handle``).
+
+    :param identity: use this one instead of that of the configured files.
+    :raises InvalidConfig: a value cannot be used.
+    :raises Io, ClientError: the identity cannot be read or written.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: GossipConfig | None = None, *, identity: Identity | None = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        config = GossipConfig() if config is None else config
+        check_available(config)
+        self.config = config
+        self._identity = identity or load_or_create_identity(config.cert_path, config.key_path)
+        if config.peer_id is not None and config.peer_id != self._identity.peer_id:
+            raise InvalidConfig(
+                f"peer_id: the certificate's id is {self._identity.peer_id.hex()}; "
+                "leave peer_id out to use it"
+            )
+        self._life = Lifecycle.CONSTRUCTED
+        self._stopped: Observers[None] = Observers()
+        self._node: Node | None = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This node's id."""
+        return self._identity.peer_id
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Where the service is in its life."""
+        return self._life
+
+    @property
+    def node(self) -> Node:
+        """The running parts; for the handle.
+
+        :raises ServiceNotStarted: outside of running.
+        """
+        if self._life is not Lifecycle.RUNNING or self._node is None:
+            raise ServiceNotStarted
+        return self._node
+
+    @property
+    def handle(self) -> GossipHandle:
+        """A handle on this service; its methods fail with ``ServiceNotStarted`` while it rests."""
+        return GossipHandle(self)
+
+    @property
+    def listen_address(self) -> PeerAddress:
+        """Where the node listens, with the port resolved.
+
+        :raises ServiceNotStarted: outside of running.
+        """
+        bound = self.node.peers.bound
+        assert bound is not None
+        return bound
+
+    # -- the seed's names
+
+    @returns_deferred
+    async def start(self) -> GossipHandle:
+        """Bind the listener, start the background tasks.
+
+        :returns: fires with a handle.
+        :raises AlreadyStarted: the service is running.
+        :raises InvalidConfig: it was stopped; make a new one.
+        :raises Io: the address cannot be bound; the service may be started again.
+        """
+        self.startService()
+        return self.handle
+
+    def stop(self) -> Deferred[None]:
+        """Disconnect everybody, stop everything; fires when nothing is left, at most 10 s later.
+
+        May be called at any time, from anywhere, as often as one likes.
+        """
+        return self.stopService()
+
+    # -- Twisted's names
+
+    def startService(self) -> None:
+        self._start()
+
+    def stopService(self) -> Deferred[None]:
+        waiting = self._stopped.when()
+        self._stop()
+        return waiting
+
+    # -- inside
+
+    def _start(self) -> None:
+        if self._life is Lifecycle.RUNNING:
+            raise AlreadyStarted
+        if self._life is not Lifecycle.CONSTRUCTED:
+            raise InvalidConfig("a stopped service cannot be restarted: make a new one")
+        node = Node(self)
+        node.start()
+        self._node = node
+        self._life = Lifecycle.RUNNING
+        super().startService()  # type: ignore[no-untyped-call]
+        self._log.info(
+            "node {peer_id} listens on {address}",
+            event="node_started",
+            peer_id=self.peer_id.hex(),
+            address=str(node.peers.bound),
+        )
+
+    def _stop(self) -> None:
+        if self._life is Lifecycle.CONSTRUCTED:
+            self._life = Lifecycle.STOPPED
+            self._stopped.succeed(None)
+        if self._life is not Lifecycle.RUNNING:
+            return
+        self._life = Lifecycle.STOPPING
+        node = self._node
+        assert node is not None
+        stopping = Deferred.fromCoroutine(node.stop())
+        handled(stopping.addErrback(self._stop_failed).addBoth(self._has_stopped))
+
+    def _stop_failed(self, failure: Failure) -> None:
+        self._log.failure("stopping failed", failure, event="stop_failed")
+
+    def _has_stopped(self, _result: object) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._life = Lifecycle.STOPPED
+        self._log.info("node stopped", event="node_stopped")
+        self._stopped.succeed(None)
+
+
+class Node:
+    """The parts of a running node, wired."""
+
+    _log = Logger()
+
+    def __init__(self, service: GossipService) -> None:
+        config = service.config
+        identity = service._identity
+        reactor: Any = config.reactor  # Any: whatever reactor the application runs
+        if reactor is None:
+            from twisted.internet import reactor as global_reactor
+
+            reactor = global_reactor
+        rng: random.Random = config.rng or random.SystemRandom()
+        tls = PeerTLS(identity)
+        transports = OpenTransports()
+        self.config = config
+        self.reactor = reactor
+        self.clock = Clock(cast(IReactorTime, reactor))
+        self.transports = transports
+        self.peers = Peers(config, identity, self.clock, rng)
+        self.subscriptions = Subscriptions()
+        self.router = Router(config, self.peers, self.clock, rng, self.subscriptions)
+        self.peers.observe(self.router)
+        self.listener = Listener(self.peers, tls, self.clock, transports)
+        self.dialer = Dialer(self.peers, tls, self.clock, rng, transports)
+        self.bootstrap = BootstrapDialer(config, self.peers, self.dialer, self.clock)
+        self.tasks = Tasks(self.clock)
+
+    def start(self) -> None:
+        """Bind first; only then start what runs in the background.
+
+        :raises Io: the address cannot be bound.
+        """
+        self.peers.running = True
+        try:
+            self.peers.bound = self.listener.start(self.config.listen_addr)
+        except BaseException:
+            self.peers.running = False
+            raise
+        self.tasks.every("cleanup", CLEANUP_INTERVAL_SECS, self._clean_up)
+        self.bootstrap.start()
+
+    async def stop(self) -> None:
+        """Take everything down in the order of behaviour §32; a failing step stops no other."""
+        await self._step("listener", self.listener.stop)
+        await self._step("tasks", self.tasks.stop)
+        await self._step("bootstrap", self.bootstrap.stop)
+        await self._step("dials", self.dialer.stop)
+        await self._step("sessions", self.peers.shutdown)
+        await self._step("router", self.router.stop)
+        await self._step("subscriptions", self.subscriptions.close)
+        await self._step("transports", self._wait_for_transports)
+        self.clock.cancel_all()
+
+    def _clean_up(self) -> None:
+        self.peers.cleanup()
+        self.dialer.backoff.expire()
+        self.router.reconcile()
+
+    async def _step(self, name: str, function: Any) -> None:  # Any: sync or Deferred
+        try:
+            result = function()
+            if isinstance(result, Deferred):
+                await result
+        except Exception:
+            self._log.failure("could not stop {part}", event="stop_step_failed", part=name)
+
+    def _wait_for_transports(self) -> Deferred[None]:
+        if not len(self.transports):
+            return succeed(None)
+        gone = self.transports.when_empty()
+        timer = self.clock.call_later(SHUTDOWN_TIMEOUT_SECS, self.transports.abort)
+
+        def done(result: None) -> None:
+            timer.cancel()
+
+        return gone.addCallback(done)

@@ -1,0 +1,292 @@
+"""Where a message goes: to an engine, to the application, or nowhere.
+
+The router is the only performer of effects. Engines decide, the router sends, sets timers,
+delivers and charges; a peer that vanished meanwhile makes an effect a no-op. An exception out of
+an engine is our bug: it is logged and counted, and the node runs on.
+
+Source: behaviour MSG-101-X, MSG-105-X, MSG-106-X, PLT-104-X; style §4.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from inspect import iscoroutine
+from typing import TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.session import Session
+from dig_gossip.constants import VALIDATOR_TIMEOUT_SECS, WS_MAX_MESSAGE_BYTES
+from dig_gossip.effects import (
+    ClearTimer,
+    Deliver,
+    Effect,
+    Penalize,
+    Send,
+    SetTimer,
+    TimerKey,
+    Validate,
+)
+from dig_gossip.errors import ClientError, ClientErrorKind, WrongDispatch
+from dig_gossip.gossip.plumtree import Plumtree
+from dig_gossip.gossip.values import PeerMode, Verdict
+from dig_gossip.service.subscriptions import Subscriptions
+from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.peer import PeerId, PlumtreeRole
+from dig_gossip.types.reputation import PenaltyReason
+from dig_gossip.util.clock import Clock, Timer
+from dig_gossip.util.deferreds import handled
+from dig_gossip.wire.chia import RespondPeers
+from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import (
+    ChiaMessageType,
+    DigMessageType,
+    RoutingClass,
+    opcode_name,
+    routing_class,
+)
+
+#: What a validator may say: a verdict, or the reason for which the sender is to be charged.
+Judgement: TypeAlias = Verdict | PenaltyReason
+Validator: TypeAlias = Callable[[PeerId, Message], "Judgement | Deferred[Judgement]"]
+
+_PLUMTREE_CONTROL = frozenset(
+    {
+        DigMessageType.PLUMTREE_LAZY_ANNOUNCE,
+        DigMessageType.PLUMTREE_PRUNE,
+        DigMessageType.PLUMTREE_GRAFT,
+        DigMessageType.PLUMTREE_REQUEST_BY_HASH,
+    }
+)
+_GOSSIPED = frozenset({RoutingClass.FLOOD, RoutingClass.TX})
+
+
+def mode_of(session: Session) -> PeerMode:
+    """How a session takes part in gossip (design D5)."""
+    if not session.tolerates_dig:
+        return PeerMode.CHIA
+    return PeerMode.TREE if session.speaks_plumtree else PeerMode.FLOOD
+
+
+class Router:
+    """Routes messages between sessions, engines and subscriptions."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: GossipConfig,
+        peers: Peers,
+        clock: Clock,
+        rng: random.Random,
+        subscriptions: Subscriptions,
+    ) -> None:
+        self.plumtree = Plumtree(
+            config.plumtree,
+            fanout=config.gossip_fanout,
+            max_seen=config.max_seen_messages,
+            now=clock.monotonic,
+            rng=rng,
+        )
+        self.counters: Counter[str] = Counter()
+        self._peers = peers
+        self._clock = clock
+        self._subscriptions = subscriptions
+        self._timers: dict[TimerKey, Timer] = {}
+        self._validators: dict[int, Validator] = {}
+        self._validating: set[Deferred[Judgement]] = set()
+
+    # -- what the application asks for
+
+    def broadcast(self, message: Message, exclude: PeerId | None) -> int:
+        """Spread a message.
+
+        :returns: sessions for which it, or its announcement, was queued.
+        :raises WrongDispatch: the opcode is not one that spreads.
+        :raises ClientError: the message is too large.
+        """
+        if routing_class(message.type, message.id is not None) not in _GOSSIPED:
+            raise WrongDispatch(f"{opcode_name(message.type)} is not a message that spreads")
+        if message.id is not None:
+            raise WrongDispatch("a message with a correlation id is for one peer")
+        check_size(message)
+        result = self.plumtree.broadcast(message, exclude)
+        return self._perform(result.effects) + result.announced
+
+    def set_validator(self, opcode: int, validator: Validator | None) -> None:
+        """Ask ``validator`` about every gossiped message of this opcode; None asks nobody."""
+        if routing_class(opcode, False) not in _GOSSIPED:
+            raise WrongDispatch(f"{opcode_name(opcode)} is not a message that spreads")
+        if validator is None:
+            self._validators.pop(opcode, None)
+        else:
+            self._validators[opcode] = validator
+
+    def reconcile(self) -> None:
+        """Make the engine's peers those of the table, should they ever differ.  PLT-107-X"""
+        modes = {session.peer_id: mode_of(session) for session in self._peers.table}
+        self._guarded(lambda: self.plumtree.reconcile(modes))
+
+    def stop(self) -> None:
+        """Drop timers and pending verdicts."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for verdict in list(self._validating):
+            verdict.cancel()
+
+    # -- the observer of peers
+
+    def peer_up(self, session: Session) -> None:
+        """A session begins: it joins gossip, and we ask a peer that we dialed for others."""
+        if session.is_outbound:
+            # Some listeners insist that this is the first message (wire §5.2).
+            session.send(OutboundFrame(Message(ChiaMessageType.REQUEST_PEERS, None, b"")))
+        score = self._peers.reputation(session.peer_id).score
+        self._guarded(lambda: self.plumtree.peer_up(session.peer_id, mode_of(session), score))
+
+    def peer_down(self, session: Session) -> None:
+        """A session has ended."""
+        self._guarded(lambda: self.plumtree.peer_down(session.peer_id))
+
+    def dig_tolerated(self, session: Session) -> None:
+        """A plain session turns out to know DIG opcodes."""
+        score = self._peers.reputation(session.peer_id).score
+        self._guarded(lambda: self.plumtree.peer_up(session.peer_id, mode_of(session), score))
+
+    def rtt_measured(self, session: Session, seconds: float) -> None:
+        """A round trip was measured: the tree may improve."""
+        score = self._peers.reputation(session.peer_id).score
+        self._guarded(lambda: self.plumtree.rtt_updated(session.peer_id, seconds, score))
+
+    def role(self, peer_id: PeerId) -> PlumtreeRole | None:
+        """The session's place in the tree."""
+        return self.plumtree.role(peer_id)
+
+    def message_received(self, session: Session, message: Message) -> None:
+        """Route one message that answers none of our requests."""
+        opcode = message.type
+        if message.id is None:
+            routing = routing_class(opcode, False)
+            if routing in _GOSSIPED:
+                peer, asks = session.peer_id, opcode in self._validators
+                self._guarded(lambda: self.plumtree.received(peer, message, asks))
+                return
+        else:
+            routing = routing_class(opcode, True)
+        if opcode == ChiaMessageType.REQUEST_PEERS:
+            # Some peers drop the link when this goes unanswered (CON-004.2).
+            answer = bytes(RespondPeers([]))
+            session.send(
+                OutboundFrame(Message(ChiaMessageType.RESPOND_PEERS, message.id, answer))
+            )
+        elif opcode in _PLUMTREE_CONTROL:
+            self._guarded(lambda: self.plumtree.control_received(session.peer_id, message))
+        elif routing is RoutingClass.CONTROL or opcode == ChiaMessageType.RESPOND_PEERS:
+            self.counters[f"ignored.{opcode_name(opcode)}"] += 1
+        else:
+            self._subscriptions.publish(session.peer_id, message)
+
+    # -- the performer
+
+    def _guarded(self, event: Callable[[], Iterable[Effect]]) -> None:
+        try:
+            self._perform(event())
+        except Exception:
+            self.counters["engine_errors"] += 1
+            self._log.failure("an engine failed; the node goes on", event="engine_failed")
+
+    def _perform(self, effects: Iterable[Effect]) -> int:
+        accepted = 0
+        for effect in effects:
+            if isinstance(effect, Send):
+                accepted += self._send(effect)
+            elif isinstance(effect, Deliver):
+                self._subscriptions.publish(effect.peer, effect.message)
+            elif isinstance(effect, SetTimer):
+                self._clear_timer(effect.key)
+                self._timers[effect.key] = self._clock.call_later(
+                    effect.delay, self._timer_fired, effect.key
+                )
+            elif isinstance(effect, ClearTimer):
+                self._clear_timer(effect.key)
+            elif isinstance(effect, Validate):
+                self._validate(effect)
+            elif isinstance(effect, Penalize):
+                self._peers.penalize(effect.peer, effect.reason)
+        return accepted
+
+    def _send(self, effect: Send) -> int:
+        frame = OutboundFrame(effect.message)
+        table = self._peers.table
+        accepted = 0
+        for peer in effect.peers:
+            session = table.get(peer)
+            if session is not None and session.send(frame):
+                accepted += 1
+            else:
+                self.counters["unreachable"] += 1
+        return accepted
+
+    def _clear_timer(self, key: TimerKey) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _timer_fired(self, key: TimerKey) -> None:
+        self._timers.pop(key, None)
+        self._guarded(lambda: self.plumtree.timer_fired(key))
+
+    # -- validators
+
+    def _validate(self, effect: Validate) -> None:
+        validator = self._validators.get(effect.message.type)
+        if validator is None:  # removed meanwhile
+            self._judged(Verdict.ACCEPT, effect)
+            return
+        try:
+            answer = validator(effect.peer, effect.message)
+        except Exception:
+            self._log.failure("a validator failed", event="validator_failed")
+            self._judged(Verdict.IGNORE, effect)
+            return
+        if iscoroutine(answer):
+            answer = Deferred.fromCoroutine(answer)
+        if not isinstance(answer, Deferred):
+            self._judged(answer, effect)
+            return
+        handled(answer.addTimeout(VALIDATOR_TIMEOUT_SECS, self._clock.reactor))
+        self._validating.add(answer)
+
+        def done(result: Judgement | Failure) -> None:
+            self._validating.discard(answer)
+            if isinstance(result, Failure):
+                self.counters["validator_timeouts_or_errors"] += 1
+                result = Verdict.IGNORE
+            self._judged(result, effect)
+
+        handled(answer.addBoth(done))
+
+    def _judged(self, judgement: Judgement, effect: Validate) -> None:
+        if isinstance(judgement, PenaltyReason):
+            self._peers.penalize(effect.peer, judgement)
+            judgement = Verdict.REJECT
+        elif judgement is Verdict.REJECT:
+            self._peers.penalize(effect.peer, PenaltyReason.PROTOCOL_VIOLATION)
+        self._guarded(lambda: self.plumtree.validated(effect.message_hash, judgement))
+
+
+def check_size(message: Message) -> None:
+    """:raises ClientError: no peer would take a message this large."""
+    if len(message) > WS_MAX_MESSAGE_BYTES:
+        raise ClientError(
+            ClientErrorKind.MALFORMED,
+            f"{len(message)} bytes are more than the {WS_MAX_MESSAGE_BYTES} a message may have",
+            retryable=False,
+        )

@@ -1,0 +1,177 @@
+"""Who is at the other end: ids, addresses, and what a session looks like from outside."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+from chia_rs.sized_bytes import bytes32
+
+if TYPE_CHECKING:
+    from dig_gossip.types.reputation import PeerReputation
+
+#: SHA-256 of the peer's public key (SubjectPublicKeyInfo), 32 bytes; ``str()`` is 64 hex digits.
+PeerId: TypeAlias = bytes32
+Bytes32: TypeAlias = bytes32
+
+
+def parse_peer_id(text: str | bytes) -> PeerId:
+    """Read a peer id from 32 bytes or from hex digits of any case, with or without ``0x``.
+
+    :raises ValueError: anything else.
+    """
+    if isinstance(text, bytes):
+        return bytes32(text)
+    return bytes32(bytes.fromhex(text[2:] if text[:2] in ("0x", "0X") else text))
+
+
+class NodeType(enum.IntEnum):
+    """Chia's node types as they appear in a handshake."""
+
+    FULL_NODE = 1
+    HARVESTER = 2
+    FARMER = 3
+    TIMELORD = 4
+    INTRODUCER = 5
+    WALLET = 6
+    DATA_LAYER = 7
+    SOLVER = 8
+
+
+class TransportKind(enum.Enum):
+    """How a session reaches its peer."""
+
+    DIRECT = "direct"
+    RELAY = "relay"
+    TOR = "tor"
+
+
+class PlumtreeRole(enum.Enum):
+    """What a session gets of a gossiped message: the message, or only its hash."""
+
+    EAGER = "eager"
+    LAZY = "lazy"
+
+
+def canonical_host(host: str) -> str:
+    """Write an IP literal in its one canonical form; a name becomes lower case.
+
+    IPv4-mapped IPv6 becomes IPv4 and a scope is dropped, so that two spellings of one address
+    never count as two. Source: behaviour CON-103-X.
+    """
+    text = host.strip().removeprefix("[").removesuffix("]")
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text.lower()
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)
+
+
+@attrs.frozen(order=True)
+class PeerAddress:
+    """A host (IP literal or name, canonical) and a TCP port, 0..65535."""
+
+    host: str = attrs.field(converter=canonical_host)
+    port: int = attrs.field()
+
+    @port.validator
+    def _check_port(self, _attribute: object, value: object) -> None:
+        if type(value) is not int or not 0 <= int(value) <= 65535:
+            raise ValueError(f"port must be 0..65535, not {value!r}")
+
+    @classmethod
+    def parse(cls, value: AddressLike, default_port: int | None = None) -> PeerAddress:
+        """Read ``"host:port"``, ``"[v6]:port"``, ``(host, port)`` or an address.
+
+        :param default_port: used where the text names none; without it a port is required.
+        :raises ValueError: a form that none of these matches.
+        """
+        if isinstance(value, PeerAddress):
+            return value
+        if isinstance(value, tuple):
+            host, port = value
+            if not host or not isinstance(host, str):
+                raise ValueError(f"host must be text, not {host!r}")
+            return cls(host, port)
+        if not isinstance(value, str):
+            raise ValueError(f"an address is host:port, not {value!r}")
+        text = value.strip()
+        if text.startswith("["):
+            host, bracket, rest = text[1:].partition("]")
+            if not bracket or (rest and not rest.startswith(":")):
+                raise ValueError(f"an IPv6 address is written [address]:port, not {value!r}")
+            port_text = rest[1:]
+        elif text.count(":") > 1:
+            host, port_text = text, ""  # a bare IPv6 literal
+        else:
+            host, _, port_text = text.partition(":")
+        if not host:
+            raise ValueError(f"an address is host:port, not {value!r}")
+        if not port_text:
+            if default_port is None:
+                raise ValueError(f"{value!r} names no port")
+            return cls(host, default_port)
+        if not (port_text.isascii() and port_text.isdigit()):
+            raise ValueError(f"port must be a number, not {port_text!r}")
+        return cls(host, int(port_text))
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The host as an IP address; None for a name."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is a loopback address."""
+        ip = self.ip
+        return ip is not None and ip.is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+AddressLike: TypeAlias = PeerAddress | str | tuple[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class PeerConnection:
+    """A live session as it was when asked; later changes do not show.
+
+    Byte counters count serialized messages, without WebSocket and TLS overhead. Times are Unix
+    seconds. Source: behaviour API-005, CON-006.
+    """
+
+    peer_id: PeerId
+    address: PeerAddress
+    is_outbound: bool
+    node_type: int
+    protocol_version: str
+    software_version: str
+    peer_server_port: int
+    capabilities: frozenset[int]
+    creation_time: float
+    last_message_time: float
+    messages_sent: int
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    reputation: PeerReputation
+    transport: TransportKind
+    plumtree: PlumtreeRole | None
+
+    @property
+    def bytes_written(self) -> int:
+        """Alias of :attr:`bytes_sent`."""
+        return self.bytes_sent
+
+    @property
+    def bytes_read(self) -> int:
+        """Alias of :attr:`bytes_received`."""
+        return self.bytes_received

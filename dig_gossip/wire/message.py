@@ -1,0 +1,120 @@
+"""The envelope around every body: opcode, optional correlation id, data.
+
+Own code because ``chia_rs.Message`` refuses opcodes it does not know. Source: wire §4.
+"""
+
+from __future__ import annotations
+
+import operator
+import struct
+from hashlib import sha256
+
+import attrs
+
+from dig_gossip.wire.streamable import malformed, preview
+
+_PLAIN = struct.Struct("!BBI")
+_WITH_ID = struct.Struct("!BBHI")
+_unpack_plain = _PLAIN.unpack_from
+_unpack_with_id = _WITH_ID.unpack_from
+_pack_plain = _PLAIN.pack
+_pack_with_id = _WITH_ID.pack
+_new = object.__new__
+
+#: The preimage of a message hash begins with the opcode's byte.
+_OPCODE_BYTES = tuple(bytes((opcode,)) for opcode in range(256))
+#: Data up to this many bytes is cheaper to copy than to hash in a second step.
+_COPY_LIMIT = 4096
+
+
+@attrs.frozen(slots=True, init=False, repr=False)
+class Message:
+    """One message of the wire protocol.
+
+    One object is shared by every session, cache and subscription that handles the message, so it
+    really is immutable. The initializer checks; :meth:`from_bytes` knows that its values fit and
+    fills the slots directly, which is what the hot path can afford.
+
+    :ivar type: opcode, 0..255; numbers nobody knows are fine.
+    :ivar id: correlation id, 0..65535, or None.
+    :ivar data: the encoded body.
+    """
+
+    type: int
+    id: int | None
+    data: bytes
+
+    def __init__(self, type: int, id: int | None, data: bytes) -> None:  # noqa: A002
+        """Build a message to send.
+
+        :raises ValueError: a number is out of range.
+        :raises TypeError: a number is not an integer, or the data is not bytes.
+        """
+        if not 0 <= (opcode := operator.index(type)) <= 255:
+            raise ValueError(f"type must be 0..255, not {opcode}")
+        message_id = None if id is None else operator.index(id)
+        if message_id is not None and not 0 <= message_id <= 65535:
+            raise ValueError(f"id must be 0..65535 or None, not {message_id}")
+        if data.__class__ is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data must be bytes, not {data.__class__.__name__}")
+            data = bytes(data)
+        _set_type(self, opcode)
+        _set_id(self, message_id)
+        _set_data(self, data)
+
+    def __bytes__(self) -> bytes:
+        data = self.data
+        if self.id is None:
+            return _pack_plain(self.type, 0, len(data)) + data
+        return _pack_with_id(self.type, 1, self.id, len(data)) + data
+
+    def __len__(self) -> int:
+        """Serialized length in bytes."""
+        return len(self.data) + (6 if self.id is None else 8)
+
+    def __repr__(self) -> str:
+        return f"Message(type={self.type}, id={self.id}, data={preview(self.data)})"
+
+    @classmethod
+    def from_bytes(cls, frame: bytes) -> Message:
+        """Decode one whole frame.
+
+        :raises ClientError: (malformed) short, over-long, or an id tag other than 0 and 1.
+        """
+        try:
+            opcode, tag, length = _unpack_plain(frame)
+            if tag == 0:
+                message_id = None
+                start = 6
+            elif tag == 1:
+                opcode, tag, message_id, length = _unpack_with_id(frame)
+                start = 8
+            else:
+                raise malformed("tag of the id is neither 0 nor 1")
+        except struct.error:
+            raise malformed("envelope is truncated") from None
+        if len(frame) - start != length:
+            raise malformed("length of data does not match")
+        self = _new(cls)
+        _set_type(self, opcode)
+        _set_id(self, message_id)
+        _set_data(self, frame[start:])
+        return self
+
+
+# A slot's own setter is not stopped by the frozen __setattr__.
+_set_type, _set_id, _set_data = (Message.__dict__[name].__set__ for name in ("type", "id", "data"))
+
+
+def message_hash(message: Message) -> bytes:
+    """Name a message for gossip: SHA-256 of opcode and data, 32 bytes; the id does not count.
+
+    Source: wire §12, last paragraph.
+    """
+    data = message.data
+    if len(data) <= _COPY_LIMIT:
+        return sha256(_OPCODE_BYTES[message.type] + data).digest()
+    state = sha256(_OPCODE_BYTES[message.type])
+    state.update(data)
+    return state.digest()

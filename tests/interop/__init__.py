@@ -1,0 +1,1 @@
+"""Foreign counterparts: programs that speak the protocol with none of our code in them."""
