@@ -154,7 +154,7 @@ class Dialer:
 
 
 class _OneConnection(Factory):
-    """Builds the protocol of one dial; a dial that was given up meanwhile gets none."""
+    """Builds the protocol of one dial."""
 
     noisy = False
 
@@ -164,5 +164,5 @@ class _OneConnection(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # Any: Autobahn has no types
         protocol = self._websockets.make(self._opening.address, self._opening)
-        self._opening.websocket = protocol
+        self._opening.attach(protocol)
         return protocol

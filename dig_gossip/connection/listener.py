@@ -64,7 +64,7 @@ class _Inner(Factory):
     def buildProtocol(self, addr: IAddress | None) -> PeerServerProtocol:
         assert addr is not None
         protocol = self._websockets.make(addr, self.opening)
-        self.opening.websocket = protocol
+        self.opening.attach(protocol)
         return protocol
 
 

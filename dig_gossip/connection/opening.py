@@ -85,10 +85,17 @@ class Opening:
         self.peer_id: PeerId | None = None
         self.websocket: PeerWebSocket | None = None
         self._host = host
+        self._clock = clock
         self._ended = ended
         self._is_open = False
         self._finished = False
         self._deadline = clock.call_later(timeout, self._expired)
+
+    def attach(self, websocket: PeerWebSocket) -> None:
+        """Say which WebSocket this is about, once TCP is there."""
+        self.websocket = websocket
+        if self._finished:  # given up while TCP was being connected
+            self._clock.call_later(0, websocket.abort)
 
     def fail(self, error: GossipError) -> None:
         """Give up: close what there is and report ``error``."""

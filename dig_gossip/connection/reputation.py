@@ -56,14 +56,22 @@ class _Ledger(Generic[K]):
     Bounds: ``capacity`` charged accounts, of which the least recently charged goes first, and
     ``capacity`` banned ones, of which the soonest to expire goes first: since all bans are equally
     long, that is the first in the table (unless the system's clock was set back).
+
+    :param keeps_history: whether an account outlives its ban, for the number of bans.
     """
 
-    def __init__(self, capacity: int, threshold: int, ban_seconds: float) -> None:
+    def __init__(
+        self, capacity: int, threshold: int, ban_seconds: float, *, keeps_history: bool
+    ) -> None:
         self._capacity = capacity
         self._threshold = threshold
         self._ban_seconds = ban_seconds
+        self._keeps_history = keeps_history
         self._charged: OrderedDict[K, _Account] = OrderedDict()
         self._banned: OrderedDict[K, _Account] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._charged) + len(self._banned)
 
     def find(self, key: K) -> _Account | None:
         return self._banned.get(key) or self._charged.get(key)
@@ -103,14 +111,13 @@ class _Ledger(Generic[K]):
             self.pardon(next(iter(self._banned)))
         return account
 
-    def pardon(self, key: K) -> _Account | None:
-        """End a ban: the points are gone, the history stays."""
+    def pardon(self, key: K) -> None:
+        """End a ban, if there is one: the points are gone."""
         account = self._banned.pop(key, None)
-        if account is not None:
+        if account is not None and self._keeps_history:
             account.points = 0
             account.ban_expiry = None
             self._touch(key, account)
-        return account
 
     def expire(self, unix: float) -> list[K]:
         """End every ban whose time has come."""
@@ -179,9 +186,13 @@ class Reputations:
         ban_seconds: float = BAN_DURATION_SECS,
     ) -> None:
         self._unix = unix
-        self._peers: _Ledger[PeerId] = _Ledger(capacity, threshold, ban_seconds)
-        self._hosts: _Ledger[str] = _Ledger(capacity, threshold, ban_seconds)
+        self._peers: _Ledger[PeerId] = _Ledger(capacity, threshold, ban_seconds, keeps_history=True)
+        self._hosts: _Ledger[str] = _Ledger(capacity, threshold, ban_seconds, keeps_history=False)
         self.penalties_by_reason: dict[PenaltyReason, int] = dict.fromkeys(PenaltyReason, 0)
+
+    def __len__(self) -> int:
+        """How many accounts of peers and of hosts are kept."""
+        return len(self._peers) + len(self._hosts)
 
     @property
     def active_bans(self) -> int:
@@ -241,10 +252,11 @@ class Reputations:
 
         :returns: whether the peer was banned.
         """
-        if not self.is_banned(peer_id):
+        account = self._peers.find(peer_id)
+        if account is None or not self.is_banned(peer_id):
             return False
-        account = self._peers.pardon(peer_id)
-        if account is not None and account.banned_host is not None:
+        self._peers.pardon(peer_id)
+        if account.banned_host is not None:
             self._hosts.pardon(account.banned_host)
         return True
 

@@ -137,7 +137,6 @@ class PendingRequests(Generic[W]):
         self._pending.clear()
         self._quarantine.clear()
         self._taken.clear()
-        self._next = 0
         return waiters
 
     def _release(self) -> None:

@@ -241,7 +241,9 @@ class PeerWebSocket:
         self._leaving(autobahn.remoteCloseCode if isReply else code, not isReply)
 
     def dropConnection(self, abort: bool = False) -> None:
-        super().dropConnection(abort)  # type: ignore[misc]
+        # A server aborts as soon as both close frames are exchanged. It takes a close frame that
+        # it has just refused for the answer to its own, which the abort would then swallow.
+        super().dropConnection(abort and not cast(Any, self).wasClean)  # type: ignore[misc]
         self._start_deadline()
 
     def connectionLost(self, reason: Failure) -> None:

@@ -117,7 +117,7 @@ class HostilePeer:
         self,
         network: MemoryNetwork,
         *,
-        identity: Identity | None | EllipsisType = ...,
+        identity: Identity | EllipsisType | None = ...,
         tls: bool = True,
         host: str | None = None,
     ) -> None:
@@ -132,7 +132,7 @@ class HostilePeer:
         self._begin()
 
     def _begin(self) -> None:
-        self.received = b""
+        self.received = bytearray()
         self.http_request: bytes | None = None
         self.http_response: bytes | None = None
         self.frames: list[Frame] = []
@@ -141,7 +141,7 @@ class HostilePeer:
         self.secured = False
         self._wire: _Wire | None = None
         self._unsent: list[bytes] = []
-        self._rest = b""
+        self._rest = bytearray()
 
     @property
     def host(self) -> str:
@@ -335,20 +335,22 @@ class HostilePeer:
         if head is None and not self._take_head():
             return
         while (taken := take_frame(self._rest)) is not None:
-            frame, self._rest = taken
+            frame, length = taken
+            del self._rest[:length]
             self._take_frame(frame)
 
     def _take_head(self) -> bool:
-        head, end, rest = self._rest.partition(_END_OF_HEAD)
-        if not end:
+        length = self._rest.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        if length < len(_END_OF_HEAD):
             return False
-        self._rest = rest
-        if self._is_listener:
-            self.http_request = head + end
-            if self._on_request is not None:
-                self._on_request(self)
-        else:
-            self.http_response = head + end
+        head = bytes(self._rest[:length])
+        del self._rest[:length]
+        if not self._is_listener:
+            self.http_response = head
+            return True
+        self.http_request = head
+        if self._on_request is not None:
+            self._on_request(self)
         return True
 
     def _take_frame(self, frame: Frame) -> None:
@@ -404,10 +406,10 @@ def make_frame(
     return header + _MASKING_KEY + mask(payload, _MASKING_KEY)
 
 
-def take_frame(data: bytes) -> tuple[Frame, bytes] | None:
-    """Cut the first frame off a stream.
+def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
+    """Read the first frame of a stream.
 
-    :returns: the frame and what follows it; None while the frame is incomplete.
+    :returns: the frame and how many bytes it took; None while it is incomplete.
     """
     if len(data) < 2:
         return None
@@ -420,17 +422,17 @@ def take_frame(data: bytes) -> tuple[Frame, bytes] | None:
                 return None
             (length,) = struct.unpack_from(layout, data, 2)
             break
-    key = data[at : at + 4] if second & 0x80 else b""
+    key = bytes(data[at : at + 4]) if second & 0x80 else b""
     end = at + len(key) + length
     if len(data) < end or (second & 0x80 and len(key) < 4):
         return None
-    payload = data[end - length : end]
+    payload = bytes(data[end - length : end])
     if key:
         payload = mask(payload, key)
     frame = Frame(
         first & 0x0F, payload, bool(first & 0x80), (first >> 4) & 7, masked=bool(second & 0x80)
     )
-    return frame, data[end:]
+    return frame, end
 
 
 def _head(first_line: str, headers: Mapping[str, str]) -> bytes:

@@ -362,6 +362,7 @@ class _MemoryConnector:
         network = self._reactor.network
         trip = 2 * network.latency(self.source.host, self.target.host)
         self._factory.doStart()
+        self._factory.startedConnecting(self)
         self._pending = [
             self._reactor.callLater(trip, network._connect, self),
             self._reactor.callLater(self._timeout, self.failed, TimeoutError()),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: buffers of both ends and Twisted's own.
 WINDOW = 262_144
 
+#: Sums of floats may fall short of the moment they aim at.
+_ROUNDING = 1e-9
+
 
 @implementer(ITCPTransport)
 class MemoryTransport:
@@ -137,6 +140,8 @@ class MemoryTransport:
         self._network.clock.callLater(0, self._lose, ConnectionDone())
 
     def _arrives(self, data: bytes | None) -> None:
+        if not self.connected:
+            return
         network = self._network
         now = network.clock.seconds()
         delay = network.delay(self._peer.host, self._host.host)
@@ -145,7 +150,7 @@ class MemoryTransport:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._incoming or not self._reading:
+        if not self._incoming or not self._reading or not self.connected:
             return
         when = self._incoming[0][0]
         if self._pump_at is None or when < self._pump_at:
@@ -161,7 +166,7 @@ class MemoryTransport:
             return
         while self._incoming and self._reading and self.connected:
             when, data = self._incoming[0]
-            if when > network.clock.seconds():
+            if when > network.clock.seconds() + _ROUNDING:
                 break
             self._incoming.popleft()
             if data is None:

@@ -8,6 +8,7 @@ Source: behaviour §3, wire §1.3 and §1.4.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -272,10 +273,8 @@ def _write_new(identity: Identity, cert_path: str, key_path: str) -> None:
             _sync_folder(folder)
     except OSError as exc:
         for path in ours:
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(path)
-            except OSError:
-                pass
         raise Io(
             f"cannot keep a new identity in {_folder_of(key_path)}: {exc.strerror}:"
             " check permissions and space"
@@ -314,8 +313,7 @@ def _sync_folder(folder: str) -> None:
     except OSError:
         return  # Windows opens no folders
     try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

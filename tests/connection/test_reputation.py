@@ -157,6 +157,16 @@ class PeerBanTests(ReputationsTestCase):
             self.reputations.get(A), PeerReputation(ban_count=1, last_penalty_reason=FATAL)
         )
 
+    def test_unban_of_two_peers_of_one_host(self) -> None:
+        """The second pardon finds the host free already.  CON-007.1"""
+        self.reputations.ban(A, HOST)
+        self.reputations.ban(B, HOST)
+        self.assertTrue(self.reputations.unban(A))
+        self.assertFalse(self.reputations.is_host_banned(HOST))
+        self.assertTrue(self.reputations.is_banned(B))
+        self.assertTrue(self.reputations.unban(B))
+        self.assertFalse(self.reputations.is_host_banned(HOST))
+
     def test_unban_after_the_ban_is_over_says_so(self) -> None:
         """An expired ban is no ban, and the cleanup still reports it.  CON-007.3"""
         self.reputations.penalize(A, FATAL)
@@ -361,6 +371,15 @@ class BoundsTests(ReputationsTestCase):
         # The first of the four was forgotten, the last was not.
         self.assertFalse(self.reputations.penalize(A, VIOLATION, "192.0.2.10").ip_newly_banned)
         self.assertTrue(self.reputations.penalize(A, VIOLATION, "192.0.2.13").ip_newly_banned)
+
+    def test_free_host_is_forgotten(self) -> None:
+        """A ban that ended leaves nothing of the host, and the history of the peer.  CON-007.3"""
+        self.reputations.penalize(A, FATAL, HOST)
+        self.assertEqual(len(self.reputations), 2)
+        self.time.seconds += 3600
+        self.reputations.expire()
+        self.assertEqual(len(self.reputations), 1)
+        self.assertEqual(self.reputations.get(A).ban_count, 1)
 
     def test_default_capacity_is_ten_thousand(self) -> None:
         """10 000 records and 10 000 bans, and not one more.  REP-101-X"""

@@ -279,6 +279,27 @@ class TwoNodesTests(SynchronousTestCase):
 
         self.assertEqual(self.every_order(World, begin, check), 1)
 
+    def test_silent_session_that_speaks_up_again_gives_way(self) -> None:
+        """A dial that the acceptor took is followed through, whatever is heard meanwhile.  CON-105-X"""
+
+        def begin(world: World) -> None:
+            world.dial(world.a)
+            world.settle()
+            world.time.seconds += 100
+            old = world.a.table.get(world.b.own_id)
+            theirs = world.b.table.get(world.a.own_id)
+            assert old is not None
+            assert theirs is not None
+            old.is_live = theirs.is_live = False
+            world.dial(world.a, transport)
+            old.is_live = True
+
+        def check(world: World) -> None:
+            self.assertIs(world.the_wire(), world.wires[1])
+
+        for transport in (DIRECT, RELAY):
+            self.assertGreater(self.every_order(World, begin, check), 1)
+
     def test_random_histories_leave_both_nodes_with_the_same_session(self) -> None:
         """Dials, delays, silence and waiting in any mix: never one session each.  CON-105-X"""
         run_state_machine_as_test(TwoNodesMachine)

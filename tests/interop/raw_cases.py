@@ -154,6 +154,11 @@ def too_many(first: bytes, following: bytes, count: int) -> Callable[[Link], str
     return run
 
 
+def filler(size: int) -> bytes:
+    """A well-formed message of exactly so many bytes: a request for mempool transactions."""
+    return pack_message(MEMPOOL, None, struct.pack("!I", size - 10) + bytes(size - 10))
+
+
 def cases() -> list[Case]:
     """Every experiment, in the order of RFC 6455's sections 4, 5, 7 and of the protocol's rules."""
     ask = pack_message(REQUEST_PEERS, 9)
@@ -190,16 +195,14 @@ def cases() -> list[Case]:
     ]
     found += [
         Case("length_16_bits_for_8", bad, sends(build_frame(BINARY, ask, form=16))),
-        Case("length_16_bits_for_125", bad, sends(build_frame(BINARY, bytes(125), form=16))),
+        Case("length_16_bits_for_125", bad, sends(build_frame(BINARY, filler(125), form=16))),
         Case("length_64_bits_for_8", bad, sends(build_frame(BINARY, ask, form=64))),
-        Case("length_64_bits_for_65535", bad, sends(build_frame(BINARY, bytes(65535), form=64))),
+        Case("length_64_bits_for_65535", bad, sends(build_frame(BINARY, filler(65535), form=64))),
         Case("length_16_bits_on_ping", bad, sends(build_frame(PING, b"x", form=16))),
         Case("length_top_bit", bad, sends(build_frame(BINARY, ask, declared=1 << 63 | 8))),
     ]
     for size in (125, 126, 127, 65535, 65536):
-        body = struct.pack("!I", size - 10) + bytes(size - 10)
-        message = pack_message(MEMPOOL, None, body)
-        found.append(Case(f"length_{size}", ("open",), survives(build_frame(BINARY, message))))
+        found.append(Case(f"length_{size}", ("open",), survives(build_frame(BINARY, filler(size)))))
     found += [
         Case("binary_empty", ("open",), survives(build_frame(BINARY))),
         Case("binary_byte_by_byte", ("answered",), asks(_byte_by_byte)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import stat
@@ -149,6 +150,14 @@ class IdentityTests(SynchronousTestCase):
         a, b = throwaway_identity("a"), throwaway_identity("b")
         self.refuse(a.certificate_pem, b.key_pem, "belongs to another private key")
         self.refuse(a.certificate_pem, chia_identity().key_pem, "belongs to another private key")
+
+    def test_certificate_about_an_unknown_key_is_refused(self) -> None:
+        """An own certificate on a curve that nothing here knows is an error.  CON-009.3"""
+        p256, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f")
+        self.assertIn(p256, DER)
+        strange = base64.encodebytes(DER.replace(p256, unknown))
+        pem = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % strange
+        self.refuse(pem, throwaway_identity("der").key_pem, "public key is unusable")
 
     def test_encrypted_key_is_refused_with_advice(self) -> None:
         """A node starts unattended, so nobody can type a passphrase.  CON-009.3"""
@@ -349,6 +358,19 @@ class IdentityFileTests(SynchronousTestCase):
     def test_folder_that_cannot_be_flushed_is_no_error(self) -> None:
         """Some file systems refuse to flush a folder; the files are there.  CON-009.3"""
         with mock.patch.object(os, "fsync", self.fail_at(3, os.fsync, OSError)):
+            first = load_or_create_identity(self.cert, self.key)
+        self.assertEqual(load_identity(self.cert, self.key), first)
+
+    def test_folder_that_cannot_be_opened_is_no_error(self) -> None:
+        """Windows opens no folders; the files are there all the same.  CON-009.3"""
+        real = os.open
+
+        def open_file(path: str, flags: int, mode: int = 0o777) -> int:
+            if os.path.isdir(path):
+                raise PermissionError(13, "Permission denied")
+            return real(path, flags, mode)
+
+        with mock.patch.object(os, "open", open_file):
             first = load_or_create_identity(self.cert, self.key)
         self.assertEqual(load_identity(self.cert, self.key), first)
 
