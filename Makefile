@@ -33,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 wheel-check: $(STAMP)
-	$(BIN)/python tests/wheel_check.py
+	$(BIN)/python -m tests.wheel_check
 
 benchmarks: $(STAMP)
 	for script in plumtree memory throughput; do $(BIN)/python benchmarks/$$script.py || exit 1; done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.application.service import Application, MultiService, Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from dig_gossip import DigMessageType, GossipConfig, GossipHandle, GossipService
 
@@ -21,12 +22,14 @@ class Attestations(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._reading = Deferred.fromCoroutine(self._read())
-        self._reading.addErrback(lambda failure: self._log.failure("reading failed", failure))
+        self._reading = Deferred.fromCoroutine(self._read()).addErrback(self._failed)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return self._reading  # the loop below ends when the node has stopped
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("reading failed", failure)
 
     async def _read(self) -> None:
         async for _peer_id, message in self._handle.inbound_receiver():

@@ -1,4 +1,4 @@
-"""Check the wheel as a stranger gets it; ``make wheel-check`` runs this.
+"""Check the wheel as a stranger gets it; ``make wheel-check`` runs ``python -m tests.wheel_check``.
 
 Builds the sdist, and the wheel from it, in a temporary folder; installs the wheel into a fresh
 environment; then starts and stops a node there, under ``twistd`` and under ``twist``, and runs a

@@ -215,9 +215,7 @@ class Localnet:
         await DeferredList([member.service.stop() for member in self._members])
 
     def _missing(self) -> int:
-        return sum(
-            len(self._sent_at) - len(m.sent) - len(m.delivered) for m in self._members
-        )
+        return sum(len(self._sent_at) - len(m.sent) - len(m.delivered) for m in self._members)
 
     def _sessions(self) -> int:
         return sum(len(m.service.node.peers.table) for m in self._members)

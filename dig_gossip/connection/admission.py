@@ -146,8 +146,9 @@ def refuse_dial(facts: DialFacts) -> GossipError | None:
 def refuse_session(facts: SessionFacts) -> GossipError | None:
     """Decide whether a verified peer gets a session, whoever dialed.
 
-    A session that replaces another needs no free slot, except that an inbound one in the place of
-    an outbound one does need one of the slots for inbound sessions.
+    A session that replaces another needs no free slot. Divergence: an inbound one in the place of
+    an outbound one does need one of the slots for inbound sessions; otherwise peers that dial back
+    would eat the reserve of outbound slots.
 
     :returns: None to insert it, or the error to close it with (:func:`close_code`).
     Source: behaviour CON-001.5, CON-002.5, CON-110-X, CON-111-X.

@@ -123,9 +123,7 @@ class Listener:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listening.bind((str(ipaddress.IPv6Address(0)), port))
             listening.listen(_BACKLOG)
-            adopted = self._reactor.adoptStreamPort(
-                listening.fileno(), socket.AF_INET6, self._gate
-            )
+            adopted = self._reactor.adoptStreamPort(listening.fileno(), socket.AF_INET6, self._gate)
         return cast(IListeningPort, adopted)
 
 

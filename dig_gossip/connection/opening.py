@@ -189,7 +189,9 @@ class Opening:
     def lost(self, reason: Failure) -> None:
         """The transport is gone before there was a session."""
         if isinstance(reason.value, SSL.Error):
-            detail = "; ".join(part[-1] for part in reason.value.args[0]) if reason.value.args else ""
+            detail = (
+                "; ".join(part[-1] for part in reason.value.args[0]) if reason.value.args else ""
+            )
             self.fail(ClientError(ClientErrorKind.TLS, detail or "TLS failed"))
         elif self.peer_id is None:
             self.fail(ClientError(ClientErrorKind.TLS, "connection lost before TLS was done"))

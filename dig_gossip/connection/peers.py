@@ -413,11 +413,10 @@ class Peers:
             address=str(session.address),
             reason=reason.value,
         )
-        code = _CLOSE_CODES.get(reason)
-        if code is not None:
-            session.close(code)
-        else:
+        if reason in _NOBODY_LISTENS:
             session.abort()
+        else:
+            session.close(_CLOSE_CODES.get(reason, 1000))  # nothing, if it closes already
         self._release_host(session.address.host)
 
     # -- what the operator and the protocol do to peers
@@ -497,10 +496,9 @@ def _ignore(_outcome: Outcome) -> None:
     """An accepted connection has nobody waiting for it."""
 
 
-#: None (dead, error, reaped): there is nobody to be polite to.
+#: A close frame would wait for ever.
+_NOBODY_LISTENS = frozenset({RemovalReason.DEAD, RemovalReason.REAPED, RemovalReason.STALLED})
 _CLOSE_CODES = {
-    RemovalReason.DISCONNECTED: 1000,
     RemovalReason.BANNED: 1008,
-    RemovalReason.SUPERSEDED: 1000,
     RemovalReason.SHUTDOWN: 1001,
 }

@@ -32,7 +32,8 @@ class PendingRequests(Generic[W]):
 
     Bounds: an id is free, pending or in quarantine, so there are at most 16 384 (dialer) or 32 768
     (acceptor) entries, plus one byte for each id ever used; when every id is taken, new requests
-    are refused. Cost of each call: O(1) amortized; a new id is found with one ``memchr``.
+    are refused. Cost of each call: O(1) amortized; where most ids are taken, a new one is found
+    with ``memchr`` over those bytes.
 
     :param is_dialer: whether this node dialed the connection, which decides the range of ids.
     :param now: monotonic seconds.

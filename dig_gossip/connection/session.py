@@ -51,6 +51,7 @@ class RemovalReason(enum.Enum):
     REAPED = "reaped"
     SHUTDOWN = "shutdown"
     ERROR = "error"
+    STALLED = "stalled"  # it stopped reading
 
 
 class SessionOwner(Protocol):
@@ -351,4 +352,4 @@ class Session:
     def _overflowed(self) -> None:
         if not self._ended:
             self._owner.misbehaved(self, PenaltyReason.CONNECTION_ISSUE)
-            self._owner.session_ended(self, RemovalReason.ERROR)
+            self._owner.session_ended(self, RemovalReason.STALLED)

@@ -240,6 +240,11 @@ class PeerWebSocket:
         super().sendCloseFrame(code, reasonUtf8, isReply)  # type: ignore[misc]
         self._leaving(autobahn.remoteCloseCode if isReply else code, not isReply)
 
+    def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
+        super()._max_message_size_exceeded(msg_size, max_msg_size, reason)  # type: ignore[misc]
+        # The peer's own close frame would only come after the rest of what is too large.
+        self.dropConnection()
+
     def dropConnection(self, abort: bool = False) -> None:
         # A server aborts as soon as both close frames are exchanged. It takes a close frame that
         # it has just refused for the answer to its own, which the abort would then swallow.
@@ -280,7 +285,9 @@ class PeerWebSocket:
         try:
             function(*args)
         except Exception:
-            self._log.failure("a callback failed; the connection is closed", event="callback_failed")
+            self._log.failure(
+                "a callback failed; the connection is closed", event="callback_failed"
+            )
             self.close(1011)
 
 

@@ -88,7 +88,7 @@ class Fetching:
         """Learn from the first copy of an announced message.
 
         How long the tree took sets timer 1. A lazy peer that announces long before the eager
-        peer delivers, again and again, replaces it.  PLT-101-X
+        peer delivers, again and again, joins the tree.  PLT-101-X
 
         :param was_eager: the sender's role when the frame came.
         :param is_answer: we had pulled it from the sender.
@@ -101,7 +101,7 @@ class Fetching:
         self._timers.sample(now - missing.first_announced)
         if missing.asked is not None:
             self._counters.spurious_grafts += 1
-        if not was_eager or not link.may_prune(now):
+        if not was_eager:
             return []
         for peer, announced_at in missing.announced_at.items():
             announcer = self._tree.get(peer)
@@ -111,7 +111,7 @@ class Fetching:
                 and not announcer.is_eager
                 and announcer.leads(link.peer, now)
             ):
-                return self._tree.swap(announcer, link, now)
+                return self._tree.shortcut(announcer, now)
         return []
 
     def late_copy(self, digest: bytes, now: float) -> None:

@@ -54,8 +54,10 @@ Divergence: (a) PLT-004.1 prunes eager senders only. Any tree peer whose copy is
 pruned here, or else a link that we hold lazy and the peer holds eager would carry duplicates for
 ever; and while the limit forbids a PRUNE, nobody is demoted silently either. (b) A duplicate of
 what came first from a session outside the tree says nothing about the tree and prunes nobody; nor
-is the only link a node has ever pruned. (c) PLT-001's bound is restored when a slow link would be
-swapped: above the fan-out it is dropped and none is added.
+is the only link a node has ever pruned. (c) PRF-003 and PLT-101-X swap two links at once,
+which cuts the tree in two whenever the new link leads to the same part of it. Here the faster
+link is added, and the next message prunes the slowest link of the ring that it closes; above the
+fan-out (PLT-001) none is added.
 
 Source: behaviour §19, PRF-003, design D6, wire §13.1; J. Leitão, J. Pereira, L. Rodrigues,
 "Epidemic Broadcast Trees", 2007.
@@ -200,7 +202,7 @@ class Plumtree:
         return effects
 
     def rtt_updated(self, peer: PeerId, rtt_seconds: float, score: float) -> list[Effect]:
-        """Note a peer's round trip time; perhaps swap a slow link for a fast one.
+        """Note a peer's round trip time; perhaps take a faster link into the tree.
 
         :param rtt_seconds: the mean over the peer's window, as in behaviour PRF-001; above 0.
         Source: behaviour PRF-003.

@@ -155,24 +155,28 @@ class Tree:
         best = max(candidates, key=lambda link: (link.distrusted_until <= now, link.score))
         return self.graft(best, now)
 
-    def swap(self, new: Link, old: Link, now: float) -> list[Effect]:
-        """Replace an eager link by a lazy one.  PLT-101-X, PRF-003
+    def shortcut(self, new: Link, now: float) -> list[Effect]:
+        """Add a fast link to the tree; whatever it makes slower than needed prunes itself.
 
-        What was measured on the old tree is void, so the next swap needs evidence of its own.
+        The new link closes a ring. The next message goes around it both ways, and where its two
+        copies meet, the later one prunes its link. Pruning the slow link here and now could cut
+        the tree in two: the fast one may lead to the same part of it.
+
+        What was measured on the old tree is void, so the next one needs evidence of its own.
+        PLT-101-X, PRF-003
         """
         self._counters.optimizations += 1
         for link in self:
             link.forget_leads()
-        return [*self.graft(new, now), *self.prune(old, now)]
+        return self.graft(new, now)
 
     def optimize(self, now: float) -> list[Effect]:
-        """Swap the slowest eager link for a much faster lazy one, now and then.  PRF-003
+        """Take a lazy link that is much faster than the slowest eager one, now and then.  PRF-003
 
-        Links whose role has just changed rest for an interval. Above the fan-out the slow one
-        goes and none comes, which restores the bound of PLT-001.
+        Links whose role has just changed rest for an interval. Above the fan-out none is taken.
         """
         rested_since = now - self._optimize_interval
-        if self._optimized_at > rested_since:
+        if self._optimized_at > rested_since or self.eager_count > self.fanout:
             return []
         measured = [
             (link.rtt, link)
@@ -184,14 +188,11 @@ class Tree:
         if not lazy or not eager:
             return []
         fast_rtt, fast = min(lazy, key=lambda item: item[0])
-        slow_rtt, slow = max(eager, key=lambda item: item[0])
-        if fast_rtt * RTT_HYSTERESIS >= slow_rtt or not slow.may_prune(now):
+        slow_rtt = max(rtt for rtt, _ in eager)
+        if fast_rtt * RTT_HYSTERESIS >= slow_rtt:
             return []
         self._optimized_at = now
-        if self.eager_count <= self.fanout:
-            return self.swap(fast, slow, now)
-        self._counters.optimizations += 1
-        return self.prune(slow, now)
+        return self.shortcut(fast, now)
 
     def _change_role(self, link: Link, now: float) -> None:
         link.is_eager = not link.is_eager

@@ -74,7 +74,7 @@ class PlumtreeCounters:
     :ivar missing_gave_up: announced messages that no announcer would send.
     :ivar spurious_grafts: fetches that the tree would have made needless with more patience.
     :ivar announcers_distrusted: peers ignored for a while because their announcements were empty.
-    :ivar optimizations: links swapped, or dropped, for the sake of speed.
+    :ivar optimizations: links added to the tree for the sake of speed.
     """
 
     delivered: int = 0

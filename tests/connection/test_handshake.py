@@ -230,6 +230,8 @@ class Validate(HandshakeTestCase):
         self.assertEqual(facts.software_version, "v[31m")
         self.assertTrue(facts.protocol_version.startswith("0.0.37.forged line"))
         self.assertEqual(len(facts.protocol_version), 32)
+        padded = attrs.evolve(GOOD, protocol_version=" 0.0.37 ")
+        self.assertEqual(self.accepted(padded).protocol_version, "0.0.37")
 
     def test_errors_are_one_clean_line(self) -> None:
         """A refusal cannot forge a log line, and is short.  API-004, API-102-X"""

@@ -200,6 +200,11 @@ class DigTests(WireTestCase):
             raw[where] = data.draw(st.integers(0, 255))
         self.decodes_or_malformed(type(body).from_bytes, bytes(raw))
 
+    @given(bodies.filter(lambda body: not isinstance(body, dig.OpaqueBody)))
+    def test_trailing_bytes_are_malformed(self, body: Any) -> None:
+        """Nothing may follow a body that has an end.  wire §3"""
+        self.assert_malformed(type(body).from_bytes, bytes(body) + b"\x00", hint=body)
+
     def test_announce_limits(self) -> None:
         """1 and 64 entries pass in both directions, 0 and 65 in none.  wire §13.1"""
         entry = (bytes(32), 20)

@@ -116,8 +116,8 @@ class HandshakeTests(WireTestCase):
 
     def test_sixty_four_capabilities_are_the_limit(self) -> None:
         """63 and 64 capabilities decode, 65 do not.  CON-003.4"""
-        for count in (63, 64, 65):
-            body = attrs.evolve(EMPTY, capabilities=((1, "1"),) * count)
+        for count, value in ((63, "1"), (64, "1"), (64, ""), (65, "")):
+            body = attrs.evolve(EMPTY, capabilities=((1, value),) * count)
             if count <= 64:
                 self.assertEqual(Handshake.from_bytes(bytes(body)), body)
             else:
