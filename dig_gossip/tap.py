@@ -116,8 +116,9 @@ class NodeService(MultiService):
             if getattr(config, name) is None
         ]
         self._log.info(
-            "dig-gossip {version}: PeerId {peer_id}, listening on {address}, network {network} "
-            "({network_id}), {identity} identity; on: plumtree, {peers} bootstrap peers; off: {off}",
+            "{version}: PeerId {peer_id}, listening on {address}, network {network} "
+            "({network_id}), {identity} identity; on: plumtree, {peers} bootstrap peers; "
+            "off: {off}",
             event="node_introduced",
             version=config.software_version,
             peer_id=self.gossip.peer_id.hex(),

@@ -27,8 +27,10 @@ def paragraphs() -> Iterator[tuple[str, str]]:
         tree = ast.parse(path.read_bytes())
         for name, docstring in _docstrings(tree, module.removesuffix(".__init__")):
             for paragraph in docstring.split("\n\n"):
-                if paragraph.startswith(MARK):
-                    yield name, " ".join(paragraph.removeprefix(MARK).split())
+                before, mark, after = paragraph.partition(MARK)
+                if mark:
+                    # What stands before the mark is the rule that does not hold here.
+                    yield name, " ".join(f"{before} {after}".split())
 
 
 def _docstrings(

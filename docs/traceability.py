@@ -24,23 +24,34 @@ AREAS = {
     "ADR": "Address book",
     "API": "Life cycle and public interface",
     "BP": "Backpressure",
+    "CBK": "Compact blocks",
     "CFG": "Configuration",
     "CNC": "Concurrency and shutdown",
     "CON": "Connections, identity, keepalive, bans",
+    "DAN": "Dandelion++",
     "DIV": "Diversity of peers",
     "DSC": "Discovery",
+    "ERL": "ERLAY",
+    "FEE": "Feeler connections",
     "INT": "Integration of the engines",
+    "INTR": "Introducer client",
+    "ISV": "Introducer server",
     "MSG": "Message dispatch",
+    "NAT": "NAT traversal",
     "PEX": "Peer exchange",
     "PLT": "Plumtree",
     "PRF": "Performance and peer scores",
     "PRI": "Priority lanes",
+    "PRV": "Privacy",
     "REP": "Reputation",
     "RL": "Rate limits",
-    "RLY": "Relay",
+    "RLY": "Relay client",
+    "ROT": "Peer id rotation",
+    "RSV": "Relay server",
     "STA": "Statistics",
     "STR": "Structure of the package",
     "TLS": "TLS",
+    "TOR": "Tor",
 }
 TEXTS = {
     "wire": "Bytes on the wire",
@@ -50,11 +61,9 @@ TEXTS = {
 }
 
 _ID = re.compile(rf"\b(?:{'|'.join(AREAS)})-\d{{3}}(?:\.\d+)?(?:-X)?")
-_PLACE = re.compile(r"D\d+|(?<=§)\d+(?:\.\d+)*|(?<=[ ,])\d+(?:\.\d+)*\b")
-_SECTION = re.compile(
-    rf"\b({'|'.join(TEXTS)}) ((?:(?:, (?=[§D])| and (?=[§D]))?(?:D\d+|§?\d+(?:\.\d+)*))+)"
-)
-_DECISION = re.compile(r"(?<!design )\bD\d{1,2}\b")
+_NUMBER = r"§?\d+(?:\.\d+)*"
+_SECTION = re.compile(rf"\b({'|'.join(TEXTS)}) ({_NUMBER}(?:(?:,| and) §{_NUMBER[2:]})*)")
+_DECISION = re.compile(r"\bD\d{1,2}\b")
 
 
 def ids(text: str) -> Iterator[str]:
@@ -62,8 +71,7 @@ def ids(text: str) -> Iterator[str]:
     text = " ".join(text.split())
     yield from _ID.findall(text)
     for name, places in _SECTION.findall(text):
-        for place in _PLACE.findall(f" {places}"):
-            yield f"{name} {place}" if place.startswith("D") else f"{name} §{place}"
+        yield from (f"{name} §{place}" for place in re.findall(r"\d+(?:\.\d+)*", places))
     yield from (f"design {decision}" for decision in _DECISION.findall(text))
 
 

@@ -24,7 +24,7 @@ from dig_gossip.connection.backoff import DialBackoff
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.session import Session
-from dig_gossip.connection.websocket import OpenTransports, PeerClientFactory, PeerClientProtocol
+from dig_gossip.connection.websocket import OpenTransports, PeerClientFactory
 from dig_gossip.constants import TCP_CONNECT_TIMEOUT_SECS
 from dig_gossip.errors import (
     ChannelClosed,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from OpenSSL import SSL
-from twisted.internet.error import TimeoutError
+from twisted.internet import error as tcp_errors
 from twisted.python.failure import Failure
 
 from dig_gossip.connection import handshake
@@ -113,7 +113,7 @@ class Opening:
     def not_connected(self, failure: Failure) -> None:
         """The TCP connection could not be made."""
         kind = ClientErrorKind.REFUSED
-        if failure.check(TimeoutError):
+        if failure.check(tcp_errors.TimeoutError):
             kind = ClientErrorKind.TIMEOUT
         self.fail(ClientError(kind, f"{self.address}: {failure.getErrorMessage()}"))
 

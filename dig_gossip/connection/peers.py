@@ -362,11 +362,11 @@ class Peers:
             address=str(opening.address),
             error=str(error),
         )
-        if isinstance(error, ClientError) and error.kind is ClientErrorKind.MISSING_HANDSHAKE:
-            if opening.peer_id is not None and not opening.is_outbound:
-                self._charge(
-                    opening.peer_id, PenaltyReason.PROTOCOL_VIOLATION, opening.address.host
-                )
+        stranger = isinstance(error, ClientError) and (
+            error.kind is ClientErrorKind.MISSING_HANDSHAKE
+        )
+        if stranger and opening.peer_id is not None and not opening.is_outbound:
+            self._charge(opening.peer_id, PenaltyReason.PROTOCOL_VIOLATION, opening.address.host)
         return error
 
     # -- the owner of sessions

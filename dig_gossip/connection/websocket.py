@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dig_gossip.connection.writer import Writer
 from dig_gossip.constants import (
     CLOSE_TIMEOUT_SECS,
     MAX_FRAMES_PER_MESSAGE,
@@ -34,7 +35,6 @@ from dig_gossip.constants import (
     PRE_OPEN_MAX_BYTES,
     WS_MAX_MESSAGE_BYTES,
 )
-from dig_gossip.connection.writer import Writer
 from dig_gossip.errors import GossipError
 from dig_gossip.tls.context import peer_id_of
 from dig_gossip.types.peer import PeerAddress, PeerId

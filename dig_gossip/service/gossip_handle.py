@@ -24,9 +24,9 @@ from dig_gossip.errors import (
     ClientError,
     ClientErrorKind,
     GossipError,
-    Io,
     IntroducerNotConfigured,
     InvalidConfig,
+    Io,
     PeerNotConnected,
     RequestRejected,
     WrongDispatch,
@@ -37,8 +37,7 @@ from dig_gossip.types.peer import AddressLike, NodeType, PeerAddress, PeerConnec
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.types.stats import GossipStats, RelayStats
 from dig_gossip.wire import registry
-from dig_gossip.wire.chia import RespondPeers, TimestampedPeerInfo
-from dig_gossip.wire.chia import RequestPeers
+from dig_gossip.wire.chia import RequestPeers, RespondPeers, TimestampedPeerInfo
 from dig_gossip.wire.dig import RegisterAck
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message

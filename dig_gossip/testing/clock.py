@@ -38,7 +38,11 @@ class SimulatedClock:
         return EPOCH + self._now
 
     def callLater(
-        self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
+        self,
+        delay: float,
+        callable: Callable[..., Any],  # noqa: A002 - the interface's name
+        *args: object,
+        **kw: object,
     ) -> DelayedCall:
         call = DelayedCall(
             self._now + max(0.0, delay), callable, args, kw, _nothing, self._moved, self.seconds

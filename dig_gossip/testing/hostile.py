@@ -197,7 +197,7 @@ class HostilePeer:
 
     def drop(self) -> None:
         """Abort the connection, as a machine does that fails."""
-        if self._wire is not None:
+        if self._wire is not None and self.is_connected:
             cast(Any, self._wire.transport).abortConnection()
 
     def hang_up(self) -> None:

@@ -18,14 +18,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import txaio
+from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import (
-    CannotListenError,
-    ConnectionRefusedError,
-    TimeoutError,
-    UserError,
-)
 from twisted.internet.interfaces import (
     IDelayedCall,
     IListeningPort,
@@ -228,7 +223,7 @@ class MemoryNetwork:
     def _listen(self, port: _MemoryPort) -> None:
         key = (port.address.host, port.address.port)
         if key in self._ports:
-            raise CannotListenError(port.address.host, port.address.port, OSError("in use"))
+            raise error.CannotListenError(port.address.host, port.address.port, OSError("in use"))
         self._ports[key] = port
 
     def _unlisten(self, port: _MemoryPort) -> None:
@@ -240,7 +235,7 @@ class MemoryNetwork:
             return  # nobody answers
         port = self._ports.get((target.host, target.port))
         if port is None:
-            connector.failed(ConnectionRefusedError())
+            connector.failed(error.ConnectionRefusedError())
             return
         ours = MemoryTransport(self, source, target)
         theirs = MemoryTransport(self, target, source)
@@ -279,7 +274,11 @@ class MemoryReactor:
         return self.network.clock.unix()
 
     def callLater(
-        self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
+        self,
+        delay: float,
+        callable: Callable[..., Any],  # noqa: A002 - the interface's name
+        *args: object,
+        **kw: object,
     ) -> IDelayedCall:
         return self.network.clock.callLater(delay, self._run, callable, args, kw)
 
@@ -365,20 +364,20 @@ class _MemoryConnector:
         self._factory.startedConnecting(self)
         self._pending = [
             self._reactor.callLater(trip, network._connect, self),
-            self._reactor.callLater(self._timeout, self.failed, TimeoutError()),
+            self._reactor.callLater(self._timeout, self.failed, error.TimeoutError()),
         ]
 
     def connected(self) -> Any:
         self._stop()
         return self._factory.buildProtocol(self.target)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, reason: Exception) -> None:
         self._stop()
-        self._factory.clientConnectionFailed(self, Failure(error))
+        self._factory.clientConnectionFailed(self, Failure(reason))
         self._factory.doStop()
 
     def stopConnecting(self) -> None:
-        self.failed(UserError())
+        self.failed(error.UserError())
 
     def disconnect(self) -> None:
         self.stopConnecting()

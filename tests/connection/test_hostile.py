@@ -32,7 +32,7 @@ def client_hello() -> bytes:
     try:
         connection.do_handshake()
     except SSL.WantReadError:
-        return connection.bio_read(65536)
+        return bytes(connection.bio_read(65536))
     raise AssertionError("no server, and yet a handshake")
 
 

@@ -20,13 +20,14 @@ from dig_gossip import (
 )
 from dig_gossip.testing.certificates import throwaway_identity
 from dig_gossip.testing.network import MemoryNode
+from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
 
 
 def outcome_of(deferred: Deferred[PeerId]) -> list[PeerId | Failure]:
     """What a Deferred came to, once it has fired."""
     outcome: list[PeerId | Failure] = []
-    deferred.addBoth(outcome.append)
+    handled(deferred.addBoth(outcome.append))
     return outcome
 
 
@@ -112,7 +113,8 @@ class DialTests(NetworkCase):
         self.assertEqual(outcome, [])
         self.network.advance(0.2)
         (failure,) = outcome
-        assert isinstance(failure, Failure) and isinstance(failure.value, ClientError)
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.value, ClientError)
         self.assertIs(failure.value.kind, ClientErrorKind.TIMEOUT)
 
     def test_other_network_is_refused_for_good(self) -> None:

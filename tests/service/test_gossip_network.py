@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from dig_gossip import GossipStats, Message, PlumtreeRole, WrongDispatch
 from dig_gossip.testing.network import MemoryNetwork, MemoryNode
+from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
 
 
@@ -56,7 +57,8 @@ class HundredNodesTests(NetworkCase):
         nodes = self.nodes(100)
         for dialer, dialed in random_links(100, 8, self.rng):
             # All at once: the network grows as a real one does.
-            nodes[dialer].handle.connect_to(nodes[dialed].address).addErrback(lambda _: None)
+            dialing = nodes[dialer].handle.connect_to(nodes[dialed].address)
+            handled(dialing.addErrback(lambda _failure: None))
         self.network.advance(10)
         self.assertEqual(sum(len(self.peer_ids(node)) for node in nodes), 800)
         recorders = [Recorder(node) for node in nodes]

@@ -28,13 +28,14 @@ from dig_gossip import (
     Verdict,
 )
 from dig_gossip.testing.certificates import throwaway_identity
+from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
 
 
 def watch(deferred: Deferred[Any]) -> list[Any]:
     """What a Deferred came to."""
     outcome: list[Any] = []
-    deferred.addBoth(outcome.append)
+    handled(deferred.addBoth(outcome.append))
     return outcome
 
 
@@ -151,7 +152,7 @@ class LifecycleTests(NetworkCase):
         def received(_item: object) -> None:
             stopped.append(watch(other.service.stop()))
 
-        other.handle.inbound_receiver().get().addCallback(received)
+        handled(other.handle.inbound_receiver().get().addCallback(received))
         self.network.run(one.handle.broadcast(Message(200, None, b"stop")))
         self.network.advance(12)
         self.assertEqual(stopped, [[None]])
@@ -233,7 +234,7 @@ class ConfigurationTests(NetworkCase):
             {"erlay": ErlayConfig()},
             {"relay": RelayConfig(endpoint="ws://relay.example:9450")},
         ):
-            config = GossipConfig(**options)  # type: ignore[arg-type]
+            config = GossipConfig(**options)
             error = self.assertRaises(InvalidConfig, GossipService, config)
             self.assertIn("not available yet", str(error))
 
