@@ -136,6 +136,11 @@ class ChiaEnd(End):
     def sessions(self) -> int:
         return len(self._server.all_connections)
 
+    async def close(self) -> None:
+        """Leave nothing open, lest asyncio complain."""
+        self._server.close_all()
+        await self._server.await_closed()
+
     def waiter(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
@@ -168,6 +173,7 @@ async def serve(certificate: Path) -> None:
     )
     while line := await commands.readline():
         await end.perform(line)
+    await end.close()
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class TwistedEnd(End):
 class _Commands(LineReceiver):  # type: ignore[misc]
     delimiter = b"\n"
 
-    def __init__(self, end: TwistedEnd) -> None:
+    def __init__(self, end: End) -> None:
         self._end = end
 
     def lineReceived(self, line: bytes) -> None:
@@ -67,6 +67,11 @@ def run(coroutine: Coroutine[Any, Any, object]) -> None:
     Deferred.fromCoroutine(coroutine).addErrback(failed)
 
 
+def obey(end: End) -> None:
+    """Take commands from standard input; stop when it ends."""
+    StandardIO(_Commands(end))
+
+
 def main(end_class: type[TwistedEnd]) -> None:
     """Listen, say where, and obey until standard input ends."""
     parser = argparse.ArgumentParser()
@@ -77,7 +82,7 @@ def main(end_class: type[TwistedEnd]) -> None:
 
     async def begin() -> None:
         tell(await end.listen())
-        StandardIO(_Commands(end))
+        obey(end)
 
     reactor.callWhenRunning(run, begin())
     reactor.run()

@@ -112,7 +112,9 @@ class _RichDisplay:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title="dig-gossip localnet", title_style="bold", expand=False)
+        table = Table(
+            title="dig-gossip localnet (Ctrl-C ends it)", title_style="bold", expand=False
+        )
         table.add_column("node", justify="right")
         table.add_column("peer id", style="cyan")
         table.add_column("address", style="dim")
@@ -144,7 +146,7 @@ class _RichDisplay:
             f"{summary.duplicates_per_delivery:.3f} duplicates each   "
             f"{summary.byte_ratio:.2f}x the payload's bytes   "
             f"p50 {summary.percentile(0.5) * 1000:.1f} ms   "
-            f"p99 {summary.percentile(0.99) * 1000:.1f} ms   Ctrl-C ends"
+            f"p99 {summary.percentile(0.99) * 1000:.1f} ms"
         )
         self._live.update(Group(table, foot), refresh=True)
 

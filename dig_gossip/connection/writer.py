@@ -105,7 +105,7 @@ class Writer:
         """
         if not self._open:
             return False
-        if self._paused:
+        if self._paused or self._queue:
             return self._enqueue(frame)
         self._write(frame)
         return True

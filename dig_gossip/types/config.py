@@ -242,7 +242,7 @@ class GossipConfig:
         default=(),
         converter=_read_bootstrap_peers,
         metadata=about(
-            """Peers to dial at the start, and whenever no outbound session is left. A port that is
+            """Peers to stay connected to, as far as target_outbound_count allows. A port that is
             not given is the network's default port.""",
             kind="list of host:port",
             range=f"at most {MAX_BOOTSTRAP_PEERS}",
@@ -304,34 +304,35 @@ class GossipConfig:
     dns_seed_timeout: float = option(
         c.DEFAULT_DNS_SEED_TIMEOUT_SECS,
         number(0.1, 300),
-        "How long the look-up of one DNS name may take.",
+        "How long the look-up of one DNS name may take. No effect yet.",
         unit="seconds",
     )
     dns_seed_batch_size: int = option(
         c.DEFAULT_DNS_SEED_BATCH_SIZE,
         integer(1, 64, clamp_low=True),
-        "How many DNS names are asked in one round.",
+        "How many DNS names are asked in one round. No effect yet.",
         unit="names",
     )
     peers_file_path: str | None = attrs.field(
         default="peers.dat",
         converter=read_optional_path,
         metadata=about(
-            "The file that remembers addresses of peers. Empty: memory only.", kind="path"
+            "The file that remembers addresses of peers. Empty: memory only. No effect yet.",
+            kind="path",
         ),
     )
     allow_private_addresses: bool | None = option(
         None,
         optional(flag),
         """Whether private and loopback addresses count as addresses of peers. Not set: only if
-        listen_addr or a bootstrap peer is such an address.""",
+        listen_addr or a bootstrap peer is such an address. No effect yet.""",
         example=True,
     )
     diversity_exempt_networks: tuple[IPNetwork, ...] = attrs.field(
         default=("127.0.0.0/8", "::1/128"),
         converter=read_networks,
         metadata=about(
-            "Networks in which we may dial any number of peers.",
+            "Networks in which we may dial any number of peers. No effect yet.",
             kind="list of networks",
             range="at most 1000, in CIDR form",
         ),
@@ -364,7 +365,7 @@ class GossipConfig:
         PlumtreeConfig, "Timers, waves and cache of the gossip tree.", optional=False
     )
     peer_options: PeerOptions = section(
-        PeerOptions, "How each session treats its peer.", optional=False
+        PeerOptions, "How each session treats its peer. No effect yet.", optional=False
     )
 
     # --- parts that are off unless configured ------------------------------------------------
@@ -404,7 +405,7 @@ class GossipConfig:
         eq=False,
         repr=False,
         metadata=about(
-            "What resolves host names. Not set: the reactor.",
+            "What resolves host names. Not set: the reactor. No effect yet.",
             kind="IHostnameResolver",
             in_file=False,
         ),

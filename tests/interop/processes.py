@@ -269,10 +269,9 @@ class Story(Exception):
 
 def read_event(line: str) -> Event:
     """Decode a line of JSON; empty if it is something else."""
-    if not line.startswith("{"):
-        return {}
+    text = line.lstrip("\x1e")  # RFC 7464, as Twisted's own JSON log
     try:
-        event: Event = json.loads(line)
+        event: Event = json.loads(text) if text.startswith("{") else {}
     except ValueError:
         return {}
     return event

@@ -87,9 +87,13 @@ def _wait_for(
         report(event="message", type=message.type, id=message.id, size=len(message.data))
 
 
-def run_cases(target: Target, pattern: str) -> int:
+def run_cases(target: Target, pattern: str, skipped: list[str]) -> int:
     """Run the chosen cases; print a line for each and one for all."""
-    chosen = [case for case in cases() if fnmatch.fnmatch(case.name, pattern)]
+    chosen = [
+        case
+        for case in cases()
+        if fnmatch.fnmatch(case.name, pattern) and case.name not in skipped
+    ]
     failed = []
     for number, case in enumerate(chosen, 1):
         observed = perform(case, target, number)
@@ -121,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--timeout", type=float, default=5.0, help="seconds to wait for any one thing")
     add("--cases", action="store_true", help="try the WebSocket framing")
     add("--only", default="*", metavar="PATTERN", help="cases whose name matches")
+    add("--skip", default=[], action="append", metavar="CASE", help="all but this case")
     options = parser.parse_args(arguments)
     host, port = options.target
     target = Target(
@@ -132,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         certificate=options.cert,
         key=options.key,
     )
-    return run_cases(target, options.only) if options.cases else greet(target)
+    return run_cases(target, options.only, options.skip) if options.cases else greet(target)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from dig_gossip import Network
-from tests.interop.processes import STOP_LIMIT_SECS, TWISTD, Node, ProcessCase
+from tests.interop.processes import STOP_LIMIT_SECS, TWISTD, Node, ProcessCase, only_by_make_interop
 from tests.interop.raw_link import spki_id
 
 INTRODUCTION = re.compile(
@@ -36,8 +36,21 @@ class TwoNodesTests(ProcessCase):
         self.assert_complete(folders[0], one)
         self.assert_complete(folders[1], two)
 
+    def assert_complete(self, folder: Path, node: Node) -> None:
+        """The folder holds one usable identity, that of the node, and nothing half-written."""
+        certificate, key = folder / "node.crt", folder / "node.key"
+        self.assertEqual(sorted(folder.iterdir()), [certificate, key])
+        self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
+        ssl.create_default_context().load_cert_chain(certificate, key)  # raises if no pair
+        self.assertEqual(spki_id(ssl.PEM_cert_to_DER_cert(certificate.read_text())), node.peer_id)
+
+
+class RestartTests(ProcessCase):
+    """A node that goes and comes back."""
+
     async def test_a_node_comes_back_as_itself_and_is_found_again(self) -> None:
         """A restart keeps the identity, and the other end dials again.  CON-009.3, CON-102-X"""
+        only_by_make_interop()  # half a minute: nobody dials a lost peer at once
         first = await self.node("first", "--data-dir", self.folder / "node")
         faithful = await self.node("faithful", "--peer", first.address)
         await faithful.when_event("session_opened", peer_id=first.peer_id)
@@ -49,14 +62,6 @@ class TwoNodesTests(ProcessCase):
         )
         self.assertEqual(second.peer_id, first.peer_id)
         await faithful.when_event("session_opened", since=since, peer_id=second.peer_id)
-
-    def assert_complete(self, folder: Path, node: Node) -> None:
-        """The folder holds one usable identity, that of the node, and nothing half-written."""
-        certificate, key = folder / "node.crt", folder / "node.key"
-        self.assertEqual(sorted(folder.iterdir()), [certificate, key])
-        self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
-        ssl.create_default_context().load_cert_chain(certificate, key)  # raises if no pair
-        self.assertEqual(spki_id(ssl.PEM_cert_to_DER_cert(certificate.read_text())), node.peer_id)
 
 
 class ConfigurationTests(ProcessCase):
