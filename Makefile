@@ -22,11 +22,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy dig_gossip tests
+	$(BIN)/mypy dig_gossip tests examples docs/*_reference.py docs/divergences.py docs/modules.py \
+		docs/traceability.py
 
 docs: $(STAMP)
-	$(BIN)/python docs/config_reference.py docs/reference/configuration.rst
-	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -36,7 +36,7 @@ wheel-check: $(STAMP)
 	$(BIN)/python -m tests.wheel_check
 
 benchmarks: $(STAMP)
-	for script in plumtree memory throughput; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in plumtree memory connect latency throughput; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info docs/_build _trial_temp* .mypy_cache .ruff_cache

@@ -60,7 +60,6 @@ class AutobahnEnd(TwistedEnd):
         self._closing: Deferred[None] | None = None
         _Plain.end = self
 
-
     async def listen(self) -> dict[str, Any]:
         factory = WebSocketServerFactory()
         factory.protocol = _Server
@@ -90,13 +89,15 @@ class AutobahnEnd(TwistedEnd):
     async def dial(self, port: int) -> None:
         factory = WebSocketClientFactory(f"wss://127.0.0.1:{port}/ws")
         factory.protocol = _Client
-        self._opening = opening = Deferred()
+        opening: Deferred[None] = Deferred()
+        self._opening = opening
         reactor.connectTCP("127.0.0.1", port, TLSMemoryBIOFactory(self._tls, True, factory))
         await opening
 
     async def hang_up(self) -> None:
         (session,) = self._sessions
-        self._closing = closing = Deferred()
+        closing: Deferred[None] = Deferred()
+        self._closing = closing
         session.sendClose()
         await closing
 

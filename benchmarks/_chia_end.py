@@ -74,7 +74,7 @@ class Api:
 class Node:
     """As much of a full node as the server asks for."""
 
-    class blockchain:  # noqa: N801
+    class blockchain:
         @staticmethod
         def get_peak_height() -> None:
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 HERE = Path(__file__).resolve().parent
-PATIENCE_SECS = 120.0
+PATIENCE_SECS = 60.0
 
 DIG = "dig_gossip"
 AUTOBAHN = "autobahn"
@@ -66,10 +67,7 @@ COUNTERPARTS = {
 
 
 class Child:
-    """A program that obeys.
-
-    :ivar hello: what it said when it was ready.
-    """
+    """A program that obeys."""
 
     def __init__(self, python: str, script: str, *arguments: str) -> None:
         self._name = script
@@ -79,13 +77,18 @@ class Child:
             stdout=subprocess.PIPE,
             cwd=ROOT,
         )
-        self.hello = self._answer()
+
+    @functools.cached_property
+    def hello(self) -> Any:  # Any: what JSON holds
+        """What it says when it is ready; children start side by side until somebody asks."""
+        return self._answer()
 
     def ask(self, do: str, **arguments: Any) -> Any:  # Any: what JSON holds
         """Give one command and wait for its answer.
 
         :raises RuntimeError: the program has ended, or took too long and was killed.
         """
+        assert self.hello is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
         self._process.stdin.flush()
@@ -164,9 +167,7 @@ class Pair:
             sender, receiver = receiver, sender
         every = window // 4
         receiver.ask("expect", count=count, every=every)
-        sent = sender.ask(
-            "send", count=count, size=size, window=window, every=every, spread=spread
-        )
+        sent = sender.ask("send", count=count, size=size, window=window, every=every, spread=spread)
         report = receiver.ask("report")
         if report["received"] != count or report["bytes"] != count * size:
             raise RuntimeError(f"{self.name}: {count} messages were sent, {report} came")

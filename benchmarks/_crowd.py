@@ -80,7 +80,8 @@ class Crowd(End):
         factory: Any = WebSocketClientFactory(f"wss://127.0.0.1:{port}/ws")
         factory.protocol = _Peer
         factory.greeting = greeting
-        factory.ready = ready = Deferred()
+        ready: Deferred[None] = Deferred()
+        factory.ready = ready
         reactor.connectTCP("127.0.0.1", port, TLSMemoryBIOFactory(PeerTLS(identity), True, factory))
         return ready
 

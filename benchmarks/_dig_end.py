@@ -28,7 +28,7 @@ class DigEnd(TwistedEnd):
 
     async def listen(self) -> dict[str, Any]:
         config = GossipConfig(
-            listen_addr="127.0.0.1:0",  # type: ignore[arg-type]  # converted by the field
+            listen_addr="127.0.0.1:0",
             peers_file_path=None,
             max_connections=10_000,
             target_outbound_count=0,

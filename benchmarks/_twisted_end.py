@@ -17,6 +17,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
 from dig_gossip.tls.identity import Identity, load_or_create_identity
+from dig_gossip.util.deferreds import handled
 
 reactor: Any = global_reactor  # Any: several reactor interfaces at once
 
@@ -42,7 +43,7 @@ class TwistedEnd(End):
         waiter.callback(None)
 
 
-class _Commands(LineReceiver):  # type: ignore[misc]
+class _Commands(LineReceiver):
     delimiter = b"\n"
 
     def __init__(self, end: End) -> None:
@@ -64,7 +65,7 @@ def run(coroutine: Coroutine[Any, Any, object]) -> None:
         sys.stderr.flush()
         reactor.stop()
 
-    Deferred.fromCoroutine(coroutine).addErrback(failed)
+    handled(Deferred.fromCoroutine(coroutine).addErrback(failed))
 
 
 def obey(end: End) -> None:

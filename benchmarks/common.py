@@ -27,7 +27,9 @@ def options(doc: str | None, counterparts: Sequence[str] = ()) -> argparse.Argum
     """
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run of a few seconds; its figures mean nothing"
+        "--quick",
+        action="store_true",
+        help="a smoke run of a few seconds; its figures mean nothing",
     )
     parser.add_argument("--rounds", type=int, help="measurements of each kind")
     if counterparts:
@@ -111,9 +113,7 @@ def claim(
     print(json.dumps(verdict, ensure_ascii=False))
 
 
-def claim_at_least(
-    text: str, ours: Sequence[float], theirs: Sequence[float], goal: float
-) -> None:
+def claim_at_least(text: str, ours: Sequence[float], theirs: Sequence[float], goal: float) -> None:
     """Claim that ours, by the median of the rounds, is at least ``goal`` times theirs."""
     ratio = median_ratio(ours, theirs)
     figure, counterpart = statistics.median(ours), statistics.median(theirs)

@@ -1,4 +1,4 @@
-"""Peer-to-peer networking and gossip for the DIG Network, on Twisted.
+"""Peer-to-peer networking and gossip for the DIG Network, on Twisted::
 
     service = GossipService(GossipConfig(listen_addr="0.0.0.0:9444"))
     handle = await service.start()

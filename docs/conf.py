@@ -1,12 +1,14 @@
 """Sphinx configuration; nothing is fetched from the network.
 
-Three pages are generated from the code whenever the documentation is built: a ``generated``
+Some pages are generated from the code whenever the documentation is built: a ``generated``
 directive names the program beside this file whose ``generate()`` returns the page.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,12 @@ highlight_language = "text"
 pygments_style = "friendly"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
 autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
+autodoc_default_options = {"exclude-members": "__new__"}
 
 html_theme = "alabaster"
 html_static_path = ["_static"]
@@ -65,7 +69,37 @@ class Generated(SphinxDirective):
         return self.parse_text_to_nodes(module.generate(), allow_section_headings=True)
 
 
+#: Remarks at the end of docstrings, right below the fields.
+REMARK = re.compile(r"(Source|Cost|Cancellation|Bounds|Bounded|Divergence): ")
+
+
+def separate_remarks(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Put an empty line before each remark, as reStructuredText wants it below a field list."""
+    for index in range(len(lines) - 1, 0, -1):
+        if REMARK.match(lines[index]) and lines[index - 1]:
+            lines.insert(index, "")
+
+
+def show_deferreds(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None] | None:
+    """Show what callers get from a coroutine that a decorator turns into a Deferred."""
+    if inspect.iscoroutinefunction(getattr(obj, "__wrapped__", None)):
+        return signature, f"Deferred[{returns}]"
+    return None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add what the pages use."""
     app.add_directive("generated", Generated)
+    app.connect("autodoc-process-docstring", separate_remarks)
+    app.connect("autodoc-process-signature", show_deferreds)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,7 +10,7 @@ from dig_gossip import DigMessageType, Message
 
 async def main(reactor: object) -> None:
     async with two_nodes() as (alice, bob):
-        fast, slow = bob.inbound_receiver(), bob.inbound_receiver()
+        slow, fast = bob.inbound_receiver(), bob.inbound_receiver()
         for number in range(300):
             payload = number.to_bytes(2, "big")
             await alice.broadcast(Message(DigMessageType.NEW_ATTESTATION, None, payload))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -130,7 +132,7 @@ def check_commands(commands: Path, cwd: Path) -> None:
 
 def check_node(command: list[str], cwd: Path) -> None:
     """Start a node, wait until it introduces itself, stop it with SIGTERM."""
-    words = " ".join(command[:1] + command[1:]).replace(str(cwd), "…")
+    words = " ".join(command).replace(str(cwd), "…")
     say(f"   {words}")
     node = subprocess.Popen(
         command,
@@ -156,6 +158,7 @@ def check_node(command: list[str], cwd: Path) -> None:
                 raise Failure(f"the node did not introduce itself:\n{''.join(output)}")
             output.append(line)
         say(f"      {output[-1].rstrip()}")
+        knock(output[-1])
         asked = time.monotonic()
         node.send_signal(signal.SIGTERM)
         try:
@@ -173,6 +176,26 @@ def check_node(command: list[str], cwd: Path) -> None:
         if node.poll() is None:
             node.kill()
             node.wait()
+
+
+def knock(introduction: str) -> None:
+    """Wait until the node works: it closes a connection that does not speak TLS.
+
+    It introduces itself shortly before it handles signals.
+    """
+    found = re.search(r"listening on ([\d.]+):(\d+)", introduction)
+    if found is None:
+        raise Failure(f"no address in the introduction: {introduction}")
+    address = (found[1], int(found[2]))
+    with socket.create_connection(address, timeout=STOP_LIMIT_SECS) as connection:
+        connection.sendall(b"GET /ws HTTP/1.1\r\n\r\n")
+        try:
+            while connection.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            raise Failure("the node keeps a connection that does not speak TLS") from None
 
 
 def read_lines(source: IO[str], lines: queue.Queue[str | None]) -> None:
@@ -202,7 +225,7 @@ def check(folder: Path) -> None:
     say("starting and stopping a node")
     node = ["dig-gossip", "--listen", "127.0.0.1:0", "--data-dir", str(folder / "node")]
     check_node([str(commands / "twistd"), "-n", "--pidfile=", *node], folder)
-    check_node([str(commands / "twist"), *node], folder)
+    check_node([str(commands / "twist"), "--log-format=text", *node], folder)
     left = sorted(path.name for path in (folder / "node").iterdir())
     if left != ["node.crt", "node.key"]:
         raise Failure(f"the data directory holds {left}")

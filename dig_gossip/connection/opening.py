@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from dig_gossip.connection import handshake
 from dig_gossip.connection.handshake import RemoteHandshake
-from dig_gossip.connection.websocket import PeerWebSocket
+from dig_gossip.connection.websocket import TEXT_CLOSE, PeerWebSocket
 from dig_gossip.errors import ClientError, ClientErrorKind, GossipError
 from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.clock import Clock
@@ -97,15 +97,18 @@ class Opening:
         if self._finished:  # given up while TCP was being connected
             self._clock.call_later(0, websocket.abort)
 
-    def fail(self, error: GossipError) -> None:
-        """Give up: close what there is and report ``error``."""
+    def fail(self, error: GossipError, close: tuple[int, str] | None = None) -> None:
+        """Give up: close what there is and report ``error``.
+
+        :param close: WebSocket code and reason, by default those that go with the error.
+        """
         if self._finished:
             return
         self._finished = True
         self._deadline.cancel()
         if self.websocket is not None:
             if self._is_open:
-                self.websocket.close(*handshake.close_code_and_reason(error))
+                self.websocket.close(*(close or handshake.close_code_and_reason(error)))
             else:
                 self.websocket.abort()
         self._ended(self._host.opening_ended(self, error) or error)
@@ -169,7 +172,8 @@ class Opening:
 
     def text_received(self) -> None:
         """Nobody here speaks text."""
-        self.fail(ClientError(ClientErrorKind.MISSING_HANDSHAKE, "a text message came first"))
+        error = ClientError(ClientErrorKind.MISSING_HANDSHAKE, "a text message came first")
+        self.fail(error, TEXT_CLOSE)
 
     def pong_received(self, payload: bytes) -> None:
         """Nothing was asked yet."""
@@ -189,9 +193,9 @@ class Opening:
     def lost(self, reason: Failure) -> None:
         """The transport is gone before there was a session."""
         if isinstance(reason.value, SSL.Error):
-            detail = (
-                "; ".join(part[-1] for part in reason.value.args[0]) if reason.value.args else ""
-            )
+            errors = reason.value.args[0] if reason.value.args else []
+            # What the system reports is a number and a text instead.
+            detail = "; ".join(part[-1] for part in errors) if isinstance(errors, list) else ""
             self.fail(ClientError(ClientErrorKind.TLS, detail or "TLS failed"))
         elif self.peer_id is None:
             self.fail(ClientError(ClientErrorKind.TLS, "connection lost before TLS was done"))

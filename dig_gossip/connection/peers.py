@@ -1,4 +1,4 @@
-"""The peers of this node: the one place where sessions come and go.
+"""The peers of this node: the one place where sessions come and go::
 
     accept ─▶ refuse_accept ─▶ opening ─┐
                                         ├─▶ register ─▶ table ─▶ observer.peer_up

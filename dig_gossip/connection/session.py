@@ -267,7 +267,7 @@ class Session:
         self._owner.message_received(self, message)
 
     def text_received(self) -> None:
-        """Charge the peer; the WebSocket is closing already."""
+        """Charge the peer; the WebSocket closes next."""
         if not self._ended:
             self._owner.misbehaved(self, PenaltyReason.MALFORMED_MESSAGE)
 

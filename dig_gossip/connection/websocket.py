@@ -31,6 +31,7 @@ from dig_gossip.connection.writer import Writer
 from dig_gossip.constants import (
     CLOSE_TIMEOUT_SECS,
     MAX_FRAMES_PER_MESSAGE,
+    PRE_HANDSHAKE_MAX_FRAMES,
     PRE_HANDSHAKE_MAX_MESSAGE_BYTES,
     PRE_OPEN_MAX_BYTES,
     WS_MAX_MESSAGE_BYTES,
@@ -42,6 +43,9 @@ from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.deferreds import Observers
 
 _PATHS = frozenset({"/ws", "/"})
+#: Code and reason for whoever sends text.
+TEXT_CLOSE = (1003, "binary messages only")
+_MAX_CONTROL_BYTES = 125  # RFC 6455 §5.5
 
 
 class Receiver(Protocol):
@@ -60,7 +64,7 @@ class Receiver(Protocol):
         """One binary message came in."""
 
     def text_received(self) -> None:
-        """A text message came in, which nobody here speaks; the connection is closing."""
+        """A text message came in, which nobody here speaks; the connection closes next."""
 
     def pong_received(self, payload: bytes) -> None:
         """A ping was answered."""
@@ -120,11 +124,16 @@ class PeerWebSocket:
     log = txaio.make_logger(level="none")
     _log = Logger()
 
+    # Autobahn looks for this before it copies the factory's options.
+    tcpNoDelay = True
+
     receiver: Receiver
     clock: Clock
     transports: OpenTransports
     writer: Writer
     _frames = 0
+    _early_frames = 0
+    _is_registered = False
     _deadline: Timer | None = None
     _close_code: int | None = None
 
@@ -133,6 +142,7 @@ class PeerWebSocket:
     def registered(self) -> None:
         """The peer has introduced itself: allow messages of full size."""
         autobahn = cast(Any, self)  # Any: Autobahn has no types
+        self._is_registered = True
         autobahn.maxMessagePayloadSize = autobahn.maxFramePayloadSize = WS_MAX_MESSAGE_BYTES
 
     def close(self, code: int, reason: str = "") -> None:
@@ -179,6 +189,8 @@ class PeerWebSocket:
 
     def dataReceived(self, data: bytes) -> None:
         autobahn = cast(Any, self)
+        if autobahn.state == autobahn.STATE_CLOSED:
+            return  # Autobahn would keep all of it until the transport is gone
         self.receiver.heard()
         autobahn._dataReceived(data)
         # The HTTP part is buffered without limit and scanned again with every read.
@@ -200,6 +212,13 @@ class PeerWebSocket:
         # Autobahn would ask the transport for channel ids and certificates again.
         self.onOpen()
 
+    def onFrameBegin(self) -> None:
+        super().onFrameBegin()  # type: ignore[misc]
+        if not self._is_registered:
+            self._early_frames += 1
+            if self._early_frames > PRE_HANDSHAKE_MAX_FRAMES:
+                self._fail_connection(1008, "too many frames before the handshake")
+
     def onMessageBegin(self, isBinary: bool) -> None:
         self._frames = 0
         super().onMessageBegin(isBinary)  # type: ignore[misc]
@@ -211,6 +230,13 @@ class PeerWebSocket:
         if self._frames > MAX_FRAMES_PER_MESSAGE and not autobahn.failedByMe:
             # Empty continuation frames never reach a size limit.
             autobahn._max_message_size_exceeded(self._frames, MAX_FRAMES_PER_MESSAGE, "fragments")
+
+    def onFrameData(self, payload: bytes) -> bool | None:
+        frame = cast(Any, self).current_frame
+        if frame.opcode > 7 and frame.length > _MAX_CONTROL_BYTES:
+            return None  # refused already; Autobahn would collect it nevertheless
+        result: bool | None = super().onFrameData(payload)  # type: ignore[misc]
+        return result
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         autobahn = cast(Any, self)
@@ -240,9 +266,10 @@ class PeerWebSocket:
         super().sendCloseFrame(code, reasonUtf8, isReply)  # type: ignore[misc]
         self._leaving(autobahn.remoteCloseCode if isReply else code, not isReply)
 
-    def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
-        super()._max_message_size_exceeded(msg_size, max_msg_size, reason)  # type: ignore[misc]
-        # The peer's own close frame would only come after the rest of what is too large.
+    def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
+        # Autobahn would read on, for the peer's close frame; but that only comes after the rest
+        # of what was wrong, which may have no end.
+        super()._fail_connection(code, reason)  # type: ignore[misc]
         self.dropConnection()
 
     def dropConnection(self, abort: bool = False) -> None:
@@ -266,8 +293,9 @@ class PeerWebSocket:
         self.receiver.opened()
 
     def _text_received(self) -> None:
-        self.close(1003, "binary messages only")
+        # First who is to blame: closing ends the receiver's interest.
         self.receiver.text_received()
+        self.close(*TEXT_CLOSE)
 
     def _leaving(self, code: int | None, by_us: bool) -> None:
         self.writer.close()
@@ -318,6 +346,12 @@ class PeerClientProtocol(PeerWebSocket, WebSocketClientProtocol):  # type: ignor
 
     def onConnect(self, response: Any) -> None:
         pass
+
+    def processHandshake(self) -> None:
+        try:
+            super().processHandshake()
+        except UnicodeDecodeError:  # it wants to log the response
+            self.failHandshake("the response is not text")
 
 
 #: Everything explicit: the defaults are unlimited sizes, an HTML page and a version banner, and

@@ -1,6 +1,6 @@
 """The one place from which the messages of a connection leave.
 
-What waits, waits here, above the socket, where it can still be counted, bounded and thrown away:
+What waits, waits here, above the socket, where it can still be counted, bounded and thrown away::
 
     send() ──▶ transport            while the transport takes data
     send() ──▶ queue ──▶ transport  while it does not (``pauseProducing`` … ``resumeProducing``)

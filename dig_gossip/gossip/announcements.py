@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Final, NamedTuple, TypeAlias
 
@@ -60,18 +60,20 @@ class _Batch(NamedTuple):
     end: int
 
 
-#: A message, and the peers that are never to be told of it.
-_Entry: TypeAlias = tuple[Sighting, set[PeerId]]
+#: An announcement's entry, encoded, the peers that are never to get it, and what it is about.
+_Entry: TypeAlias = tuple[bytes, set[PeerId], Sighting]
+
+_OPCODE_BYTES = tuple(bytes((opcode,)) for opcode in range(256))
 
 
 class Announcements:
     """Queues of announcements for all lazy peers.
 
-    Bounded: the log by 4096 messages, in practice by what arrives in two second-wave delays; one
-    place a lazy peer. The log is empty while there is no lazy peer.
+    Bounded: the log by 4096 messages and a batch, in practice by what arrives in two second-wave
+    delays; one place a lazy peer. The log is empty while there is no lazy peer.
 
-    Cost: :meth:`add` O(1); a wave O(lazy peers + entries sent); amortized, a message costs one
-    set look-up a lazy peer.
+    Cost: :meth:`add` O(1), but for the first and the last message of a batch; a wave O(lazy peers
+    + entries looked at); amortized, a message costs one set look-up a lazy peer.
 
     Divergence: behaviour PLT-003 announces to all lazy peers after 50 ms. So does
     ``two_wave_announce=False``. Two waves halve the announcements and still reach everybody
@@ -125,7 +127,9 @@ class Announcements:
         self.forget(peer)
         return self._frames([(peer, backlog)])
 
-    def add(self, sighting: Sighting, aware: set[PeerId], now: float) -> list[Effect]:
+    def add(
+        self, digest: bytes, opcode: int, sighting: Sighting, aware: set[PeerId], now: float
+    ) -> list[Effect]:
         """Take up a message that was just pushed to all eager peers.
 
         :param aware: peers never to be told; ``sighting.aware`` while the message is in the log,
@@ -134,13 +138,13 @@ class Announcements:
         if not self._places:
             return []
         sighting.aware = aware
-        self._log.append((sighting, aware))
+        self._log.append((digest + _OPCODE_BYTES[opcode], aware, sighting))
         if self._start + len(self._log) - self._flushed >= PLUMTREE_MAX_ANNOUNCE_ENTRIES:
-            return self._first_wave(now)
-        if self._first_wave_due is not math.inf:
+            return self._first_wave(now) + self._arm(now)
+        if self._first_wave_due != math.inf:
             return []
         self._first_wave_due = now + self._flush
-        return self._arm(self._first_wave_due, now)
+        return self._arm(now)
 
     def timer_fired(self, now: float) -> list[Effect]:
         """Send the waves that are due."""
@@ -153,7 +157,7 @@ class Announcements:
         effects += self._second_wave(
             [item for item in self._places.items() if item[1].due <= soon], soon
         )
-        return effects + self._arm(self._next_due(), now)
+        return effects + self._arm(now)
 
     def _first_wave(self, now: float) -> list[Effect]:
         """Close the batch and tell the first few peers of it."""
@@ -161,12 +165,12 @@ class Announcements:
         self._flushed = end
         self._first_wave_due = math.inf
         self._batches.append(_Batch(now, end))
-        frames = []
+        frames: list[tuple[PeerId, list[_Entry]]] = []
         if self._two_waves:
-            for peer in self._rng.sample(list(self._places), len(self._places)):
+            for peer in self._random_peers():
                 entries = self._unaware(peer, max(begin, self._places[peer].next), end)
                 if entries:
-                    for _, aware in entries:
+                    for _, aware, _ in entries:
                         aware.add(peer)
                     frames.append((peer, entries))
                     if len(frames) == self._first_wave_peers:
@@ -175,9 +179,9 @@ class Announcements:
         if not self._two_waves or len(self._log) >= MAX_LOG:
             return effects + self._second_wave(list(self._places.items()), math.inf)
         for place in self._places.values():
-            if place.due is math.inf:
+            if place.due == math.inf:
                 place.due = self._draw(now)
-        return effects + self._arm(self._next_due(), now)
+        return effects
 
     def _second_wave(self, places: list[tuple[PeerId, _Place]], soon: float) -> list[Effect]:
         """Tell each of these peers what has waited for the delay."""
@@ -187,11 +191,9 @@ class Announcements:
             place.due = math.inf
             for batch in self._batches:
                 if batch.flushed_at + self._delay > soon:
-                    if batch.end > place.next:
-                        place.due = self._draw(batch.flushed_at)
-                        break
-                elif batch.end > place.next:
-                    place.next = batch.end
+                    place.due = self._draw(batch.flushed_at)
+                    break
+                place.next = max(place.next, batch.end)
             frames.append((peer, self._unaware(peer, begin, place.next)))
         effects = self._frames(frames)
         self._trim()
@@ -206,23 +208,33 @@ class Announcements:
         return [entry for entry in self._log[begin - start : end - start] if peer not in entry[1]]
 
     def _frames(self, told: list[tuple[PeerId, list[_Entry]]]) -> list[Effect]:
-        """Build the frames, each once for all the peers that get the same."""
-        peers_by_content: dict[tuple[tuple[bytes, int], ...], list[PeerId]] = {}
+        """Build the frames, each once for all the peers that get the same.
+
+        The layout has no count, so entries that are encoded once are just put together.
+        """
+        peers_by_body: dict[bytes, list[PeerId]] = {}
         for peer, entries in told:
             self._counters.ihaves_sent += len(entries)
             for first in range(0, len(entries), PLUMTREE_MAX_ANNOUNCE_ENTRIES):
                 part = entries[first : first + PLUMTREE_MAX_ANNOUNCE_ENTRIES]
-                content = tuple([(sighting.digest, sighting.opcode) for sighting, _ in part])
-                peers_by_content.setdefault(content, []).append(peer)
+                body = b"".join([entry[0] for entry in part])
+                peers_by_body.setdefault(body, []).append(peer)
         return [
-            Send(tuple(peers), announcement(content)) for content, peers in peers_by_content.items()
+            Send(tuple(peers), Message(PlumtreeLazyAnnounce.OPCODE, None, body))
+            for body, peers in peers_by_body.items()
         ]
 
-    def _next_due(self) -> float:
-        return min([self._first_wave_due, *[place.due for place in self._places.values()]])
+    def _random_peers(self) -> Iterator[PeerId]:
+        """All lazy peers in random order, drawn as they are needed."""
+        peers = list(self._places)
+        while peers:
+            index = self._rng.randrange(len(peers))
+            peers[index], peers[-1] = peers[-1], peers[index]
+            yield peers.pop()
 
-    def _arm(self, due: float, now: float) -> list[Effect]:
-        """Set the timer, unless it is set early enough."""
+    def _arm(self, now: float) -> list[Effect]:
+        """Set the timer for what is due next, unless it is set early enough."""
+        due = min([self._first_wave_due, *[place.due for place in self._places.values()]])
         if due >= self._armed:
             return []
         self._armed = due
@@ -231,7 +243,7 @@ class Announcements:
     def _trim(self) -> None:
         """Forget what every lazy peer has been told."""
         done = min(place.next for place in self._places.values())
-        for sighting, _ in self._log[: done - self._start]:
+        for _, _, sighting in self._log[: done - self._start]:
             sighting.aware = None
         del self._log[: done - self._start]
         self._start = done
@@ -239,15 +251,10 @@ class Announcements:
             self._batches.popleft()
 
     def _clear(self) -> None:
-        for sighting, _ in self._log:
+        for _, _, sighting in self._log:
             sighting.aware = None
         self._start += len(self._log)
         self._flushed = self._start
         self._log.clear()
         self._batches.clear()
         self._first_wave_due = math.inf
-
-
-def announcement(entries: tuple[tuple[bytes, int], ...]) -> Message:
-    """Build the frame that announces 1..64 messages."""
-    return Message(PlumtreeLazyAnnounce.OPCODE, None, bytes(PlumtreeLazyAnnounce(entries)))

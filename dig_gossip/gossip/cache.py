@@ -6,8 +6,9 @@ Engines row of the stage table; pure. Source: behaviour PLT-005.2, PLT-007.
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
-from typing import Final
+from typing import Final, TypeAlias
 
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message
@@ -18,6 +19,9 @@ MAX_SERVINGS: Final = 3  # copies of one message for one peer
 MAX_SERVED_PEERS: Final = 256  # remembered per message, the earliest goes first
 
 
+_NOTHING: Final = (None, 0.0, 0)
+
+
 class Miss(enum.Enum):
     """Why a pull is not served."""
 
@@ -25,14 +29,8 @@ class Miss(enum.Enum):
     LIMITED = "limited"
 
 
-class _Cached:
-    __slots__ = ("expires", "message", "served")
-
-    def __init__(self, message: Message, expires: float) -> None:
-        self.message = message
-        self.expires = expires
-        #: (copies, monotonic seconds of the last one) by peer; made when first pulled
-        self.served: dict[PeerId, tuple[int, float]] | None = None
+#: A message, when it expires (monotonic seconds), and its serialized size in bytes.
+_Cached: TypeAlias = tuple[Message, float, int]
 
 
 class MessageCache:
@@ -55,6 +53,8 @@ class MessageCache:
         self._max_message_bytes = min(max_bytes, MAX_CACHED_MESSAGE_BYTES)
         self._ttl = ttl
         self._cached: OrderedDict[bytes, _Cached] = OrderedDict()
+        #: by hash, for what was pulled: (copies, monotonic seconds of the last one) by peer
+        self._served: dict[bytes, dict[PeerId, tuple[int, float]]] = {}
         #: serialized bytes of all that is kept
         self.size = 0
 
@@ -66,19 +66,17 @@ class MessageCache:
 
         :returns: whether it can be pulled now: it is not too large.
         """
-        cached = self._cached.get(digest)
-        if cached is not None:
-            cached.expires = now + self._ttl
-            self._cached.move_to_end(digest)
-            return True
         size = len(message)
         if size > self._max_message_bytes:
             return False
-        self._cached[digest] = _Cached(message, now + self._ttl)
-        self.size += size
-        while len(self._cached) > self._max_messages or self.size > self._max_bytes:
-            _, oldest = self._cached.popitem(last=False)
-            self.size -= len(oldest.message)
+        cached = self._cached
+        if digest in cached:
+            cached.move_to_end(digest)
+        else:
+            self.size += size
+        cached[digest] = (message, now + self._ttl, size)
+        while len(cached) > self._max_messages or self.size > self._max_bytes:
+            self._dropped(*cached.popitem(last=False))
         return True
 
     def serve(self, digest: bytes, peer: PeerId, now: float) -> Message | Miss:
@@ -87,22 +85,24 @@ class MessageCache:
         At most one copy a second and three in all, so that a small pull repeated cannot be
         turned into a large answer repeated.
         """
-        cached = self._cached.get(digest)
-        if cached is None or cached.expires <= now:
+        message, expires, _ = self._cached.get(digest, _NOTHING)
+        if message is None or expires <= now:
             return Miss.ABSENT
-        if cached.served is None:
-            cached.served = {}
-        served = cached.served
-        copies, last = served.get(peer, (0, now - SERVE_INTERVAL_SECS))
+        served = self._served.setdefault(digest, {})
+        copies, last = served.get(peer, (0, -math.inf))
         if copies >= MAX_SERVINGS or now - last < SERVE_INTERVAL_SECS:
             return Miss.LIMITED
         if not copies and len(served) >= MAX_SERVED_PEERS:
             del served[next(iter(served))]
         served[peer] = (copies + 1, now)
         self._cached.move_to_end(digest)
-        return cached.message
+        return message
 
     def purge(self, now: float) -> None:
         """Drop what has expired."""
-        for digest in [key for key, cached in self._cached.items() if cached.expires <= now]:
-            self.size -= len(self._cached.pop(digest).message)
+        for digest in [key for key, cached in self._cached.items() if cached[1] <= now]:
+            self._dropped(digest, self._cached.pop(digest))
+
+    def _dropped(self, digest: bytes, cached: _Cached) -> None:
+        self.size -= cached[2]
+        self._served.pop(digest, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from dig_gossip.effects import Effect, Send
-from dig_gossip.gossip.link import DISTRUST_SECS, PULL_WINDOW_SECS, Link, Pull
+from dig_gossip.gossip.link import PULL_WINDOW_SECS, Link, Pull
 from dig_gossip.gossip.missing import Missing, MissingMessages
 from dig_gossip.gossip.timing import GraftTimers
 from dig_gossip.gossip.tree import Tree
@@ -46,6 +46,8 @@ class Fetching:
         self._tree = tree
         self._counters = counters
         self._missing = MissingMessages()
+        #: ``found(digest)``: stop looking for a message, it is here; returns what was known of it
+        self.found = self._missing.pop
         self._timers = GraftTimers(config)
         #: hash -> (first announced, pulled copy came), monotonic seconds
         self._forestalled: dict[bytes, tuple[float, float]] = {}
@@ -64,7 +66,7 @@ class Fetching:
     def announced(self, link: Link, digest: bytes, opcode: int, now: float) -> None:
         """Note an announcement of a message that is not here; :meth:`arm` afterwards.  PLT-005"""
         if (
-            link.distrusted_until > now
+            link.is_distrusted(now)
             or opcode not in _GOSSIPED
             or self._missing.refuses(digest, link.peer)
         ):
@@ -77,10 +79,6 @@ class Fetching:
     def arm(self, now: float) -> list[Effect]:
         """Set the timer, if need be."""
         return self._missing.arm(now)
-
-    def found(self, digest: bytes) -> Missing | None:
-        """Stop looking for a message: it is here."""
-        return self._missing.pop(digest) if self._missing else None
 
     def arrived(
         self, missing: Missing, link: Link, now: float, *, was_eager: bool, is_answer: bool
@@ -98,7 +96,7 @@ class Fetching:
                 del self._forestalled[next(iter(self._forestalled))]
             self._forestalled[missing.digest] = (missing.first_announced, now)
             return []
-        self._timers.sample(now - missing.first_announced)
+        self._timers.sample(now - missing.first_announced, now)
         if missing.asked is not None:
             self._counters.spurious_grafts += 1
         if not was_eager:
@@ -119,7 +117,7 @@ class Fetching:
         forestalled = self._forestalled.pop(digest, None) if self._forestalled else None
         if forestalled is not None and now - forestalled[1] <= PULL_WINDOW_SECS:
             self._counters.spurious_grafts += 1
-            self._timers.sample(now - forestalled[0])
+            self._timers.sample(now - forestalled[0], now)
 
     def peer_down(self, link: Link, now: float) -> list[Effect]:
         """Ask others for what a lost peer was asked for, or would have pushed.  PLT-006"""
@@ -146,7 +144,7 @@ class Fetching:
         """Pull a message from the next announcer; give up when there is none."""
         while missing.untried:
             link = self._tree.get(missing.untried.popleft())
-            if link is not None and link.distrusted_until <= now:
+            if link is not None and not link.is_distrusted(now):
                 missing.asked = link.peer
                 self._missing.schedule(missing, now + self._timers.retry_timeout(link.rtt))
                 return self._pull(link, missing.digest, now)
@@ -172,6 +170,5 @@ class Fetching:
         link = self._tree.get(peer)
         if link is None or not link.failed(digest, now):
             return []
-        link.distrusted_until = now + DISTRUST_SECS
         self._counters.announcers_distrusted += 1
         return self._tree.prune(link, now) if link.is_eager else []

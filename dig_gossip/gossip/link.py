@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import deque
 from typing import Final
 
 from dig_gossip.types.peer import PeerId
 
 PULL_WINDOW_SECS: Final = 5.0  # an answer to a pull is recognized for this long
 PRUNE_INTERVAL_SECS: Final = 1.0  # between two PRUNEs to one peer
-LEAD_COUNT: Final = 3  # messages by which a lazy peer must beat an eager one ...
+LEAD_BALANCE: Final = 3  # leads minus lags by which a lazy peer beats an eager one ...
 LEAD_WINDOW_SECS: Final = 60.0  # ... within this time
+MAX_LAG: Final = 16  # lags beyond are not counted
 FAILURE_COUNT: Final = 10  # unanswered pulls that make a liar ...
 FAILURE_WINDOW_SECS: Final = 60.0  # ... within this time
 DISTRUST_SECS: Final = 60.0
@@ -33,7 +33,7 @@ class Pull(enum.Enum):
 class Link:
     """One peer of the tree, and what is remembered of it.
 
-    Bounded: 1024 open pulls, 10 failures, three times for each of 64 eager peers it beat.
+    Bounded: 1024 open pulls, 10 failures, a balance for each of 64 eager peers.
 
     :ivar is_eager: it gets full messages, and we expect it to send us full ones.
     :ivar score: trust over round trip time, higher is better.
@@ -41,19 +41,18 @@ class Link:
     :ivar number: links of this node are numbered in the order in which they came.
     :ivar pending: its messages that await their verdict.
     :ivar role_changed: monotonic seconds; minus infinity before the first change.
-    :ivar distrusted_until: monotonic seconds; its announcements do not count before.
     """
 
     __slots__ = (
+        "_distrusted_until",
         "_failures",
         "_leads",
-        "_pulls",
-        "distrusted_until",
         "is_eager",
         "number",
         "peer",
         "pending",
         "pruned_at",
+        "pulls",
         "role_changed",
         "rtt",
         "score",
@@ -68,21 +67,25 @@ class Link:
         self.pending = 0
         self.role_changed = -math.inf
         self.pruned_at = -math.inf
-        self.distrusted_until = -math.inf
-        #: hash -> (monotonic seconds, how)
-        self._pulls: dict[bytes, tuple[float, Pull]] = {}
+        self._distrusted_until = -math.inf
+        #: messages we have asked it for: hash -> (monotonic seconds, how)
+        self.pulls: dict[bytes, tuple[float, Pull]] = {}
         #: hash of an unanswered pull -> monotonic seconds
         self._failures: dict[bytes, float] = {}
-        #: eager peer -> when this one's announcement beat that one's message
-        self._leads: dict[PeerId, deque[float]] = {}
+        #: eager peer -> (leads minus lags, monotonic seconds of the first lead)
+        self._leads: dict[PeerId, tuple[int, float]] = {}
 
     def may_prune(self, now: float) -> bool:
         """Whether the last PRUNE to it is long enough ago."""
         return now - self.pruned_at >= PRUNE_INTERVAL_SECS
 
+    def is_distrusted(self, now: float) -> bool:
+        """Whether its announcements do not count at present."""
+        return now < self._distrusted_until
+
     def pulled(self, digest: bytes, how: Pull, now: float) -> None:
         """Remember that we asked it for a message."""
-        pulls = self._pulls
+        pulls = self.pulls
         while pulls:
             oldest = next(iter(pulls))
             if len(pulls) < MAX_PULLS and now - pulls[oldest][0] <= PULL_WINDOW_SECS:
@@ -97,7 +100,7 @@ class Link:
 
         :returns: how we had pulled; None if the frame is no answer.
         """
-        pull = self._pulls.pop(digest, None) if self._pulls else None
+        pull = self.pulls.pop(digest, None)
         if pull is None:
             return None
         self._failures.pop(digest, None)
@@ -107,7 +110,7 @@ class Link:
     def failed(self, digest: bytes, now: float) -> bool:
         """Note that a pull was not answered in time.
 
-        :returns: whether that makes ten within a minute.
+        :returns: whether that makes ten within a minute; then it is distrusted for a minute.
         """
         failures = self._failures
         failures[digest] = now
@@ -118,20 +121,26 @@ class Link:
             del failures[oldest]
             return False
         failures.clear()
+        self._distrusted_until = now + DISTRUST_SECS
         return True
 
     def leads(self, eager: PeerId, now: float) -> bool:
         """Note that its announcement came well before the message came from an eager peer.
 
-        :returns: whether that makes three within a minute.
+        :returns: whether it now leads by three within a minute.
         """
-        times = self._leads.get(eager)
-        if times is None:
-            if len(self._leads) >= MAX_LEADS:
-                del self._leads[next(iter(self._leads))]
-            times = self._leads[eager] = deque(maxlen=LEAD_COUNT)
-        times.append(now)
-        return len(times) == LEAD_COUNT and now - times[0] <= LEAD_WINDOW_SECS
+        balance, since = self._leads.get(eager, (0, now))
+        if now - since > LEAD_WINDOW_SECS:
+            balance, since = 0, now
+        elif len(self._leads) >= MAX_LEADS and eager not in self._leads:
+            del self._leads[next(iter(self._leads))]
+        self._leads[eager] = (balance + 1, since)
+        return balance + 1 >= LEAD_BALANCE
+
+    def lags(self, eager: PeerId) -> None:
+        """Note that its announcement came after the message had come from an eager peer."""
+        if self._leads and (lead := self._leads.get(eager)) is not None:
+            self._leads[eager] = (max(lead[0] - 1, -MAX_LAG), lead[1])
 
     def forget_leads(self) -> None:
         """Start over: the tree has changed, and what was measured on the old one is void."""

@@ -66,6 +66,11 @@ class MissingMessages:
     def __iter__(self) -> Iterator[Missing]:
         return iter(self._missing.values())
 
+    @property
+    def deadlines(self) -> int:
+        """Deadlines in the heap, those that no longer count included."""
+        return len(self._deadlines)
+
     def get(self, digest: bytes) -> Missing | None:
         """Look one up."""
         return self._missing.get(digest)

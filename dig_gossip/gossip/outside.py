@@ -37,28 +37,23 @@ class Outsiders:
     """
 
     def __init__(self) -> None:
-        self._outsiders: dict[PeerId, Outsider] = {}
-        #: ``get(peer)`` returns the session or None.
-        self.get = self._outsiders.get
-
-    def __len__(self) -> int:
-        return len(self._outsiders)
+        self.sessions: dict[PeerId, Outsider] = {}
 
     def modes(self) -> dict[PeerId, PeerMode]:
         """All sessions with their modes."""
-        return {peer: other.mode for peer, other in self._outsiders.items()}
+        return {peer: other.mode for peer, other in self.sessions.items()}
 
     def add(self, peer: PeerId, mode: PeerMode) -> None:
         """Take a session in, or change its mode; what it knows it keeps knowing."""
-        outsider = self._outsiders.get(peer)
+        outsider = self.sessions.get(peer)
         if outsider is None:
-            self._outsiders[peer] = Outsider(mode)
+            self.sessions[peer] = Outsider(mode)
         else:
             outsider.mode = mode
 
     def remove(self, peer: PeerId) -> None:
         """Forget a session, if it is there."""
-        self._outsiders.pop(peer, None)
+        self.sessions.pop(peer, None)
 
     def owed(
         self, digest: bytes, *, flood: bool, chia: bool, exclude: PeerId | None = None
@@ -68,13 +63,13 @@ class Outsiders:
         :param flood: flooded sessions get it.
         :param chia: plain Chia sessions get it.
         """
-        if not self._outsiders:
+        if not self.sessions:
             return ()
         modes = {PeerMode.FLOOD: flood, PeerMode.CHIA: chia}
         return tuple(
             [
                 peer
-                for peer, other in self._outsiders.items()
+                for peer, other in self.sessions.items()
                 if modes[other.mode] and peer != exclude and other.known.add(digest)
             ]
         )

@@ -47,17 +47,20 @@ graft themselves in everywhere         harmless; it is what eager means
 poison the seen set                    a hash is computed from the content, never taken from a
                                        peer; frames dropped for lack of room are not seen
 keep the validator busy                1000 messages a peer and the cache's bytes in all may wait
-stretch timer 1 by early hashes        samples are capped at the ceiling
+stretch timer 1 by early hashes        a sample raises it by half at most, and never above the
+                                       ceiling
+choose hashes that may cut the tree    nothing that a copy more would not do as well
 =====================================  =========================================================
 
 Divergence: (a) PLT-004.1 prunes eager senders only. Any tree peer whose copy is a duplicate is
 pruned here, or else a link that we hold lazy and the peer holds eager would carry duplicates for
-ever; and while the limit forbids a PRUNE, nobody is demoted silently either. (b) A duplicate of
-what came first from a session outside the tree says nothing about the tree and prunes nobody; nor
-is the only link a node has ever pruned. (c) PRF-003 and PLT-101-X swap two links at once,
-which cuts the tree in two whenever the new link leads to the same part of it. Here the faster
-link is added, and the next message prunes the slowest link of the ring that it closes; above the
-fan-out (PLT-001) none is added.
+ever; and while the limit forbids a PRUNE, nobody is demoted silently either. (b) With many
+messages in flight not every duplicate cuts the tree, see :mod:`dig_gossip.gossip.sampling`. (c) A
+duplicate of what came first from a session outside the tree says nothing about the tree and
+prunes nobody; nor is the only link a node has ever pruned. (d) PRF-003 and PLT-101-X swap two
+links at once, which cuts the tree in two whenever the new link leads to the same part of it. Here
+the faster link is added, and the next message prunes the slowest link of the ring that it closes;
+above the fan-out (PLT-001) PRF-003 adds none.
 
 Source: behaviour §19, PRF-003, design D6, wire §13.1; J. Leitão, J. Pereira, L. Rodrigues,
 "Epidemic Broadcast Trees", 2007.
@@ -74,12 +77,13 @@ import attrs
 
 from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey
 from dig_gossip.errors import ClientError
-from dig_gossip.gossip.announcements import ANNOUNCE_TIMER, Announcements, announcement
+from dig_gossip.gossip.announcements import ANNOUNCE_TIMER, Announcements
 from dig_gossip.gossip.cache import MessageCache, Miss
 from dig_gossip.gossip.fetching import Fetching
 from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.missing import MISSING_TIMER
 from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
+from dig_gossip.gossip.sampling import PruneSampler
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.tree import Tree
 from dig_gossip.gossip.validation import PendingMessages
@@ -104,7 +108,8 @@ from dig_gossip.wire.message import Message, message_hash
 PURGE_TIMER: Final[TimerKey] = ("purge", b"")
 PURGE_INTERVAL_SECS: Final = 10.0
 
-_HELD = Stage.HELD  # looked up for every frame
+# Looked up for every frame; an enum member is a slow attribute.
+_PENDING, _HELD, _REMOTE, _LOCAL = Stage.PENDING, Stage.HELD, Stage.REMOTE, Stage.LOCAL
 
 
 class Plumtree:
@@ -147,6 +152,7 @@ class Plumtree:
         self._announcements = Announcements(config, rng=rng, counters=self.counters)
         self._tree = Tree(fanout, config.optimize_interval_secs, self._announcements, self.counters)
         self._fetching = Fetching(config, self._tree, self.counters)
+        self._sampler = PruneSampler()
         self._outsiders = Outsiders()
         self._purging = False
 
@@ -238,11 +244,11 @@ class Plumtree:
         sighting = self._seen.get(digest)
         to_chia = may_reach_chia(message.type)
         if sighting is None:
-            sighting = Sighting(digest, message.type, Stage.LOCAL, now, by_tree=True)
-            self._seen.add(sighting)
-        elif sighting.stage is Stage.LOCAL and exclude is None:
-            return self._broadcast_again(message, sighting, now)
-        elif sighting.stage in (Stage.LOCAL, Stage.REMOTE):
+            sighting = Sighting(_LOCAL, now, None)
+            self._seen.add(digest, sighting)
+        elif sighting.stage is _LOCAL and exclude is None:
+            return self._broadcast_again(digest, message, sighting, now)
+        elif sighting.stage in (_LOCAL, _REMOTE):
             peers = self._outsiders.owed(digest, flood=False, chia=to_chia, exclude=exclude)
             return BroadcastResult(self._push(peers, message), 0)
         self._pending.settle(digest)  # the application has given its verdict
@@ -253,8 +259,8 @@ class Plumtree:
             aware.update(missing.announced_at)
         if exclude is not None and self._tree.get(exclude) is not None:
             aware.add(exclude)
-        sighting.stage = Stage.LOCAL
-        sighting.by_tree = True
+        sighting.stage = _LOCAL
+        self._sampler.message_seen(now)
         sighting.links = self._tree.joined
         peers = self._tree.eager_unaware(aware)
         peers += self._outsiders.owed(digest, flood=True, chia=to_chia, exclude=exclude)
@@ -262,7 +268,7 @@ class Plumtree:
         announced = 0
         if self._keep(digest, message, now, effects):
             announced = sum(peer not in aware for peer in self._announcements.peers)
-            effects += self._announcements.add(sighting, aware, now)
+            effects += self._announcements.add(digest, message.type, sighting, aware, now)
         return BroadcastResult(effects, announced)
 
     def received(self, peer: PeerId, message: Message, needs_validation: bool) -> list[Effect]:
@@ -278,9 +284,9 @@ class Plumtree:
         if link is None:
             return self._received_outside(peer, digest, message, sighting, needs_validation)
         now = self._now()
-        pull = link.answered(digest, now)
+        pull = link.answered(digest, now) if link.pulls else None
         if sighting is not None and sighting.stage is not _HELD:
-            return self._duplicate(link, sighting, now, is_answer=pull is not None)
+            return self._duplicate(link, digest, sighting, now, is_answer=pull is not None)
         if needs_validation and sighting is None and not self._has_room(link, message):
             return []
         effects: list[Effect] = []
@@ -295,14 +301,16 @@ class Plumtree:
                 missing, link, now, was_eager=was_eager, is_answer=pull is not None
             )
         if sighting is None:
-            sighting = Sighting(digest, message.type, Stage.PENDING, now, by_tree=True)
-            self._seen.add(sighting)
+            sighting = Sighting(_PENDING, now, peer)
+            self._seen.add(digest, sighting)
             if needs_validation:
                 sighting.aware = aware
-                return effects + self._pending.ask(link, peer, message, sighting)
+                return effects + self._pending.ask(link, peer, digest, message, sighting)
             self.counters.delivered += 1
             effects.append(Deliver(peer, message))
-        self._forward(sighting, message, aware, now, effects)
+        else:
+            sighting.source = peer
+        self._forward(digest, message, sighting, aware, now, effects)
         return effects
 
     def validated(self, message_hash: bytes, verdict: Verdict) -> list[Effect]:
@@ -325,7 +333,7 @@ class Plumtree:
         self.counters.delivered += 1
         effects: list[Effect] = [Deliver(pending.peer, pending.message)]
         if sighting.stage is not _HELD:
-            self._forward(sighting, pending.message, aware, self._now(), effects)
+            self._forward(message_hash, pending.message, sighting, aware, self._now(), effects)
         return effects
 
     def control_received(self, peer: PeerId, message: Message) -> list[Effect]:
@@ -404,7 +412,7 @@ class Plumtree:
         needs_validation: bool,
     ) -> list[Effect]:
         """Take in a full frame from a session outside the tree, or from no session at all."""
-        outsider = self._outsiders.get(peer)
+        outsider = self._outsiders.sessions.get(peer)
         if outsider is None:
             return []
         outsider.known.add(digest)
@@ -419,22 +427,23 @@ class Plumtree:
         aware = set() if missing is None else set(missing.announced_at)
         effects: list[Effect] = []
         if sighting is None:
-            stage = Stage.PENDING if is_for_tree else _HELD
-            sighting = Sighting(digest, message.type, stage, now, by_tree=False)
-            self._seen.add(sighting)
+            stage = _PENDING if is_for_tree else _HELD
+            sighting = Sighting(stage, now, None)
+            self._seen.add(digest, sighting)
             if needs_validation:
                 sighting.aware = aware
-                return self._pending.ask(outsider, peer, message, sighting)
+                return self._pending.ask(outsider, peer, digest, message, sighting)
             self.counters.delivered += 1
             effects.append(Deliver(peer, message))
         if is_for_tree:
-            self._forward(sighting, message, aware, now, effects)
+            self._forward(digest, message, sighting, aware, now, effects)
         return effects
 
     def _forward(
         self,
-        sighting: Sighting,
+        digest: bytes,
         message: Message,
+        sighting: Sighting,
         aware: set[PeerId],
         now: float,
         effects: list[Effect],
@@ -443,52 +452,52 @@ class Plumtree:
 
         :param effects: gets what is to be done.
         """
-        digest = sighting.digest
         if sighting.stage is _HELD and digest in self._pending:
-            sighting.stage = Stage.PENDING  # the verdict will forward it
+            sighting.stage = _PENDING  # the verdict will forward it
             sighting.aware = aware
             return
-        sighting.stage = Stage.REMOTE
+        sighting.stage = _REMOTE
+        self._sampler.message_seen(now)
         peers = self._tree.eager_unaware(aware)
-        if self._outsiders:
+        if self._outsiders.sessions:
             peers += self._outsiders.owed(digest, flood=True, chia=False)
         if peers:
             self.counters.pushed += len(peers)
             effects.append(Send(peers, message))
         if self._keep(digest, message, now, effects):
-            effects += self._announcements.add(sighting, aware, now)
+            effects += self._announcements.add(digest, message.type, sighting, aware, now)
 
-    def _broadcast_again(self, message: Message, sighting: Sighting, now: float) -> BroadcastResult:
+    def _broadcast_again(
+        self, digest: bytes, message: Message, sighting: Sighting, now: float
+    ) -> BroadcastResult:
         """The application repeats itself: unchanged state, for those who missed it.  PLT-102-X"""
-        digest = sighting.digest
-        to_chia = may_reach_chia(message.type)
         joined = tuple([link.peer for link in self._tree if link.number > sighting.links])
         others = tuple([link.peer for link in self._tree if link.number <= sighting.links])
         sighting.links = self._tree.joined
+        to_chia = may_reach_chia(message.type)
         peers = joined + self._outsiders.owed(digest, flood=True, chia=to_chia)
         effects = self._push(peers, message)
         if not self._keep(digest, message, now, effects) or not others:
             return BroadcastResult(effects, 0)
         self.counters.ihaves_sent += len(others)
-        effects.append(Send(others, announcement(((digest, message.type),))))
+        body = PlumtreeLazyAnnounce(((digest, message.type),))
+        effects.append(Send(others, Message(body.OPCODE, None, bytes(body))))
         return BroadcastResult(effects, len(others))
 
     def _duplicate(
-        self, link: Link, sighting: Sighting, now: float, *, is_answer: bool
+        self, link: Link, digest: bytes, sighting: Sighting, now: float, *, is_answer: bool
     ) -> list[Effect]:
         """Take in a second copy: one eager link too many.  PLT-004.1"""
         self.counters.duplicates += 1
         if sighting.aware is not None:
             sighting.aware.add(link.peer)
-        if is_answer:
+        if is_answer or (sighting.source is None and sighting.stage is not _LOCAL):
             return []
         if link.is_eager:
-            self._fetching.late_copy(sighting.digest, now)
-            if len(self._tree) == 1:
+            self._fetching.late_copy(digest, now)
+            if len(self._tree) == 1 or not self._sampler.may_prune(digest, now):
                 return []
-        if not sighting.by_tree or not link.may_prune(now):
-            return []
-        return self._tree.prune(link, now)
+        return self._tree.prune(link, now) if link.may_prune(now) else []
 
     def _has_room(self, session: Link | Outsider, message: Message) -> bool:
         """Whether the validator may be kept busy with one more message of this session.
@@ -526,8 +535,11 @@ class Plumtree:
             sighting = self._seen.get(digest)
             if sighting is None or sighting.stage is _HELD:
                 self._fetching.announced(link, digest, opcode, now)
-            elif sighting.aware is not None:
+                continue
+            if sighting.aware is not None:
                 sighting.aware.add(link.peer)
+            if sighting.source is not None:
+                link.lags(sighting.source)
         return self._fetching.arm(now)
 
     def _grafted(self, link: Link, digest: bytes | None, now: float) -> list[Effect]:

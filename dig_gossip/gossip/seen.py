@@ -29,26 +29,20 @@ class Stage(enum.Enum):
 class Sighting:
     """What is remembered of one message.
 
-    :ivar digest: its hash, 32 bytes.
     :ivar first_seen: monotonic seconds.
-    :ivar by_tree: whether its first copy travelled along the tree, or began here; only then
-        does a further copy show that a link is one too many.
-    :ivar aware: tree peers known to have the message or to have been told of it, kept while
-        announcements of it may be due; afterwards None.
+    :ivar source: the tree peer that sent the first copy; None if it came otherwise.
+    :ivar aware: tree peers known to have the message or to have been told of it, kept while its
+        verdict or announcements of it may be due; otherwise None.
     :ivar links: number of the latest link when the message was last broadcast here; links with
         a higher number joined later.
     """
 
-    __slots__ = ("aware", "by_tree", "digest", "first_seen", "links", "opcode", "stage")
+    __slots__ = ("aware", "first_seen", "links", "source", "stage")
 
-    def __init__(
-        self, digest: bytes, opcode: int, stage: Stage, first_seen: float, *, by_tree: bool
-    ) -> None:
-        self.digest = digest
-        self.opcode = opcode
+    def __init__(self, stage: Stage, first_seen: float, source: PeerId | None) -> None:
         self.stage = stage
         self.first_seen = first_seen
-        self.by_tree = by_tree
+        self.source = source
         self.aware: set[PeerId] | None = None
         self.links = 0
 
@@ -73,9 +67,8 @@ class SeenSet:
     def __len__(self) -> int:
         return len(self._sightings)
 
-    def add(self, sighting: Sighting) -> None:
+    def add(self, digest: bytes, sighting: Sighting) -> None:
         """Remember a message that is not here yet."""
-        digest = sighting.digest
         self._sightings[digest] = sighting
         self._order.append(digest)
         if len(self._order) > self._capacity:

@@ -12,6 +12,10 @@ from dig_gossip.types.config import PlumtreeConfig
 _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _DEVIATIONS: Final = 4
+_PEAK_MARGIN: Final = 1.25
+_PEAK_WINDOW_SECS: Final = 30.0  # the largest gap of one to two windows counts; a window has
+_PEAK_WINDOW_SAMPLES: Final = 64  # at least so many samples
+_GROWTH: Final = 1.25  # a gap counts as at most so many times the present timer
 GRAFT_MARGIN_SECS: Final = 0.05  # an announcer's own work, added to the round trips
 
 
@@ -20,9 +24,12 @@ class GraftTimers:
 
     Timer 1 starts at ``lazy_timeout_ms`` and then follows the gap between the first announcement
     of a message and its arrival along the tree: smoothed mean plus four mean deviations, as TCP
-    does for its retransmission timer. Messages that arrive before any announcement say nothing
-    about the gap and are not samples. Grafting too early makes late arrivals count as
-    duplicates, so the caller also samples the arrivals that a graft forestalled.
+    does for its retransmission timer, and at least 1.25 times the largest recent gap (half a
+    minute and 64 samples, up to twice that), because every origin has a gap of its own. Messages
+    that arrive before any announcement say nothing about the gap and are not samples. Grafting
+    too early makes late arrivals count as duplicates, so the caller also samples the arrivals
+    that a graft forestalled. What is late because somebody else had to fetch it is sampled, too;
+    therefore one sample raises the timer by half at most.
 
     Timer 2 is two round trips to the announcer and a margin, or ``graft_retry_ms`` as long as
     its round trip is unknown.
@@ -43,22 +50,41 @@ class GraftTimers:
         self._deviation = 0.0
         #: seconds from the first announcement to the graft
         self.lazy_timeout = config.lazy_timeout_ms / 1000
+        self._peak = 0.0
+        self._previous_peak = self.lazy_timeout / _PEAK_MARGIN
+        self._window_began = 0.0
+        self._window_samples = 0
 
-    def sample(self, gap: float) -> None:
+    def sample(self, gap: float, now: float) -> None:
         """Learn from one arrival.
 
         :param gap: seconds from the first announcement to the arrival; ignored unless positive.
+        :param now: monotonic seconds.
         """
         if not self._adaptive or gap <= 0:
             return
-        gap = min(gap, self._ceiling)  # one liar's hour must not linger in the mean
+        gap = min(gap, _GROWTH * self.lazy_timeout)
         if self._mean is None:
             self._mean = gap
             self._deviation = gap / 2
         else:
             self._deviation += _DEVIATION_GAIN * (abs(self._mean - gap) - self._deviation)
             self._mean += _MEAN_GAIN * (gap - self._mean)
-        self.lazy_timeout = self._clamp(self._mean + _DEVIATIONS * self._deviation)
+        self._window_samples += 1
+        if (
+            self._window_samples > _PEAK_WINDOW_SAMPLES
+            and now - self._window_began >= _PEAK_WINDOW_SECS
+        ):
+            self._previous_peak, self._peak = self._peak, 0.0
+            self._window_began = now
+            self._window_samples = 1
+        self._peak = max(self._peak, gap)
+        self.lazy_timeout = self._clamp(
+            max(
+                self._mean + _DEVIATIONS * self._deviation,
+                _PEAK_MARGIN * max(self._peak, self._previous_peak),
+            )
+        )
 
     def retry_timeout(self, rtt: float | None) -> float:
         """Choose how long one announcer may take to answer.

@@ -152,7 +152,7 @@ class Tree:
         candidates = [link for link in self if link.peer != besides]
         if not candidates:
             return []
-        best = max(candidates, key=lambda link: (link.distrusted_until <= now, link.score))
+        best = max(candidates, key=lambda link: (not link.is_distrusted(now), link.score))
         return self.graft(best, now)
 
     def shortcut(self, new: Link, now: float) -> list[Effect]:
@@ -183,7 +183,7 @@ class Tree:
             for link in self
             if link.rtt is not None and link.role_changed <= rested_since
         ]
-        lazy = [item for item in measured if not item[1].is_eager]
+        lazy = [item for item in measured if not (item[1].is_eager or item[1].is_distrusted(now))]
         eager = [item for item in measured if item[1].is_eager]
         if not lazy or not eager:
             return []

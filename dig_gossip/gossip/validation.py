@@ -51,13 +51,19 @@ class PendingMessages:
         )
 
     def ask(
-        self, session: Link | Outsider, peer: PeerId, message: Message, sighting: Sighting
+        self,
+        session: Link | Outsider,
+        peer: PeerId,
+        digest: bytes,
+        message: Message,
+        sighting: Sighting,
     ) -> list[Effect]:
         """Ask for a verdict."""
-        self._pending[sighting.digest] = Pending(session, peer, message, sighting)
+        self.settle(digest)  # asked already, if the seen set has forgotten it meanwhile
+        self._pending[digest] = Pending(session, peer, message, sighting)
         self._bytes += len(message)
         session.pending += 1
-        return [Validate(peer, message, sighting.digest)]
+        return [Validate(peer, message, digest)]
 
     def settle(self, digest: bytes) -> Pending | None:
         """Stop waiting, if anybody does."""

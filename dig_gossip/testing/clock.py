@@ -73,9 +73,14 @@ class SimulatedClock:
     @property
     def next_due(self) -> float | None:
         """When the next call is due."""
-        while self._heap and not self._heap[0][2].active():
+        while self._heap:
+            due, _, call = self._heap[0]
+            if call.active() and call.getTime() <= due:
+                return due
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+            if call.active():  # delayed meanwhile
+                self._push(call)
+        return None
 
     def _push(self, call: DelayedCall) -> None:
         heapq.heappush(self._heap, (call.getTime(), next(self._order), call))

@@ -1,4 +1,4 @@
-"""A peer that says exactly what its script says, in a network of well-behaved nodes.
+"""A peer that says exactly what its script says, in a network of well-behaved nodes::
 
     mallory = HostilePeer(network)
     mallory.connect(node.address)
@@ -11,7 +11,7 @@ It is an end of a connection and nothing more: it answers no ping, no close fram
 itself. Whatever is called before the connection exists is sent as soon as it does, so that a
 script needs no waiting. Everything that comes back is kept for the test to look at.
 
-As a listener it is the same thing with the roles exchanged, and the script is a set of callbacks:
+As a listener it is the same thing with the roles exchanged, and the script is a set of callbacks::
 
     mallory = HostilePeer(network)
     address = mallory.listen(on_request=lambda peer: peer.send(b"HTTP/1.1 404 No\\r\\n\\r\\n"))

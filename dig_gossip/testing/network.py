@@ -1,4 +1,4 @@
-"""Many complete nodes in one process: real TLS, WebSocket and handshakes over in-memory TCP.
+"""Many complete nodes in one process: real TLS, WebSocket and handshakes over in-memory TCP::
 
     network = MemoryNetwork(seed=1, latency=0.05)
     alice, bob = network.node(), network.node()
@@ -81,6 +81,7 @@ class MemoryNetwork:
     ) -> None:
         self.clock = SimulatedClock()
         self.rng = random.Random(seed)
+        self._seed = seed
         self.nodes: list[MemoryNode] = []
         self.stalled: list[MemoryTransport] = []
         self.loss = loss
@@ -126,7 +127,7 @@ class MemoryNetwork:
             **options,
         )
         if identity is None:
-            identity = throwaway_identity()
+            identity = throwaway_identity(f"{self._seed}/{len(self.nodes)}")
         node = MemoryNode(GossipService(config, identity=identity), reactor, address)
         self.nodes.append(node)
         return node

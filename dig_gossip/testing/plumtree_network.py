@@ -27,7 +27,7 @@ import attrs
 
 from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey, Validate
 from dig_gossip.gossip.plumtree import Plumtree
-from dig_gossip.gossip.values import BroadcastResult, PeerMode, Verdict
+from dig_gossip.gossip.values import BroadcastResult, PeerMode, PlumtreeSnapshot, Verdict
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId
 from dig_gossip.types.reputation import PenaltyReason
@@ -110,14 +110,14 @@ class NaiveFlood:
 class Traffic:
     """What crossed the links: bytes of serialized messages, envelopes included.
 
-    :ivar payload_bytes: full messages.
-    :ivar control_bytes: announcements, PRUNE, GRAFT, requests.
-    :ivar frames: all messages.
+    :ivar payload_frames: full messages, and ``payload_bytes`` what they took.
+    :ivar control_frames: announcements, PRUNE, GRAFT and requests, and ``control_bytes``.
     """
 
+    payload_frames: int = 0
     payload_bytes: int = 0
+    control_frames: int = 0
     control_bytes: int = 0
-    frames: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -128,13 +128,14 @@ class Traffic:
 class PlumtreeNetwork:
     """Nodes, links, and the events between them, in the order of a simulated clock.
 
-    :param seed: of the overlay, the latencies and every engine's randomness.
+    :param seed: of everything random.
     :param config: of every engine.
     :param fanout: of every engine.
     :param make_engine: builds something else than Plumtree for a node, for example
         ``lambda node: NaiveFlood()``.
     :ivar time: simulated seconds.
-    :ivar rng: for the scenario's own choices.
+    :ivar rng: of the overlay, and for the scenario's own choices; engines have their own, so that
+        two networks with one seed and different engines are alike.
     :ivar penalties: what engines charged, and whom.
     :ivar validator: asked at once for every message, if set.
     :ivar lose: decides for every frame (sender, receiver, message) whether it is lost.
@@ -150,6 +151,7 @@ class PlumtreeNetwork:
     ) -> None:
         self.time = 0.0
         self.rng = Random(seed)
+        self._seed = seed
         self.penalties: list[tuple[PeerId, PenaltyReason]] = []
         self.validator: Callable[[Message], Verdict] | None = None
         self.lose: Callable[[PeerId, PeerId, Message], bool] | None = None
@@ -165,9 +167,7 @@ class PlumtreeNetwork:
         self._copies: dict[bytes, Counter[PeerId]] = {}
         self._sent_at: dict[bytes, float] = {}
         self._delays: dict[bytes, dict[PeerId, float]] = {}
-        self._payload_bytes = 0
-        self._control_bytes = 0
-        self._frames = 0
+        self._traffic = [0, 0, 0, 0]
 
     # --- the overlay ------------------------------------------------------------------------
 
@@ -273,7 +273,15 @@ class PlumtreeNetwork:
     @property
     def traffic(self) -> Traffic:
         """All that was sent so far."""
-        return Traffic(self._payload_bytes, self._control_bytes, self._frames)
+        return Traffic(*self._traffic)
+
+    def snapshots(self) -> dict[PeerId, PlumtreeSnapshot]:
+        """The state of every living Plumtree engine."""
+        return {
+            node: engine.snapshot()
+            for node, engine in self.engines.items()
+            if isinstance(engine, Plumtree) and node not in self._dead
+        }
 
     # --- internals --------------------------------------------------------------------------
 
@@ -283,7 +291,7 @@ class PlumtreeNetwork:
             fanout=self._fanout,
             max_seen=100_000,
             now=lambda: self.time,
-            rng=Random(self.rng.getrandbits(64)),
+            rng=Random(f"{self._seed} {node.hex()}"),
         )
 
     def _at(self, time: float, happen: Callable[[], None]) -> int:
@@ -314,11 +322,9 @@ class PlumtreeNetwork:
         latency = self._latency[node].get(peer)
         if latency is None:
             return
-        self._frames += 1
-        if message.type in _CONTROL:
-            self._control_bytes += len(message)
-        else:
-            self._payload_bytes += len(message)
+        column = 2 if message.type in _CONTROL else 0
+        self._traffic[column] += 1
+        self._traffic[column + 1] += len(message)
         if self.lose is None or not self.lose(node, peer, message):
             self._at(self.time + latency, lambda: self._arrive(node, peer, message))
 

@@ -71,13 +71,15 @@ class MemoryTransport:
         if not self.connected or self.disconnecting:
             return
         self.disconnecting = True
-        if self._producer is None:
+        self._reading = False
+        if not self._producer_paused:
             self._finish()
 
     def abortConnection(self) -> None:
         if not self.connected:
             return
         self.disconnecting = True
+        self._reading = False
         other = self.other
         self._network.clock.callLater(0, self._lose, ConnectionAborted())
         if other is not None and self._network.flows(self._host.host, self._peer.host):
@@ -117,6 +119,7 @@ class MemoryTransport:
 
     def unregisterProducer(self) -> None:
         self._producer = None
+        self._producer_paused = False
         if self.connected and self.disconnecting:
             self._finish()
 

@@ -25,7 +25,7 @@ class GraphTests(SynchronousTestCase):
     def test_it_is_connected_and_of_the_degree_asked_for(
         self, nodes: int, degree: int, seed: int
     ) -> None:
-        """Every node dials only earlier ones, and can be reached.  issue A"""
+        """Every node dials only earlier ones, and can be reached.  design §4"""
         graph = random_graph(nodes, degree, random.Random(seed))
         links = {(a, b) for a, dials in enumerate(graph) for b in dials}
         self.assertTrue(all(b < a for a, b in links))
@@ -99,8 +99,19 @@ class CommandTests(TestCase):
         self.assertIn("at least 2", err.getvalue())
 
     async def test_localnet_once_delivers_everything_exactly_once(self) -> None:
-        """Real sockets and TLS on loopback; exit status 0.  issue A"""
-        arguments = ["localnet", "--once", "--nodes", "5", "--degree", "3", "--messages", "20", "--seed", "1"]
+        """Real sockets and TLS on loopback; exit status 0.  design §4"""
+        arguments = [
+            "localnet",
+            "--once",
+            "--nodes",
+            "5",
+            "--degree",
+            "3",
+            "--messages",
+            "20",
+            "--seed",
+            "1",
+        ]
         result: Deferred[tuple[bytes, bytes, int]] = getProcessOutputAndValue(
             sys.executable, ["-m", "dig_gossip.cli.main", *arguments], None
         )

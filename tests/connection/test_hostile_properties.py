@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from dig_gossip.errors import GossipError
 from dig_gossip.testing.hostile import BINARY, HostilePeer, make_frame
@@ -74,7 +76,8 @@ heads = st.builds(
     st.lists(st.one_of(_token, st.text(max_size=8)), min_size=1, max_size=4),
     st.lists(_header, max_size=9),
 )
-#: Heads that only one header may spoil.
+any_heads = st.one_of(heads, st.binary(max_size=100).map(ending))
+#: A few headers that may spoil a good head.
 upgrades = st.lists(_header, max_size=2).map(lambda headers: dict(headers))
 
 #: Frames that break some rule, or none.
@@ -96,6 +99,15 @@ messages = st.builds(
     st.one_of(st.none(), st.integers(0, 65535), st.sampled_from([0x4000, 0x8000])),
     st.binary(max_size=200),
 )
+#: Handshakes that begin well.
+bodies = st.one_of(
+    st.binary(max_size=200),
+    st.builds(
+        lambda texts, rest: b"".join(len(t).to_bytes(4, "big") + t for t in texts) + rest,
+        st.lists(st.binary(max_size=40), min_size=3, max_size=3),
+        st.binary(max_size=40),
+    ),
+)
 
 
 class HostilePropertyTests(HostileCase):
@@ -105,22 +117,31 @@ class HostilePropertyTests(HostileCase):
         super().setUp()
         self.resident = self.joined()
 
-    def check(self, peer: HostilePeer, *, drop: bool = True) -> None:
+    def explore(self, example: Callable[..., None], *strategies: SearchStrategy[Any]) -> None:
+        """Run an example with many values; then see whether the node is as good as new."""
+
+        @given(st.tuples(*strategies))
+        def run(values: tuple[Any, ...]) -> None:
+            try:
+                example(*values)
+            except BaseException:  # what it left behind must not speak for the next one
+                self.setUp()
+                raise
+
+        run()
+        self.assert_serves()
+        self.assert_forgotten(peers=1)
+
+    def check(self, peer: HostilePeer) -> None:
         """After one example: nothing failed, nothing is left, others are served."""
         self.network.settle()
-        if drop:
-            peer.drop()
+        peer.drop()
         self.network.settle()
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(self.parts.peers.openings, 0)
         self.assertEqual(self.parts.dialer.dials, 0)
         self.assertEqual(self.count("engine_errors"), 0)
         self.assert_link_works(self.resident)
-
-    def check_at_the_end(self) -> None:
-        """After all examples."""
-        self.assert_serves()
-        self.assert_forgotten(peers=1)
 
     def dialing(self, **options: Any) -> HostilePeer:
         peer = self.hostile(**options)
@@ -130,33 +151,28 @@ class HostilePropertyTests(HostileCase):
     def test_any_bytes_instead_of_tls(self) -> None:
         """Raw TCP.  CON-002"""
 
-        @given(chunks)
         def example(data: list[bytes]) -> None:
             peer = self.dialing(tls=False)
             for chunk in data:
                 peer.send(chunk)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, chunks)
 
     def test_any_bytes_after_tls(self) -> None:
         """Instead of a request, and after what looks like one.  CON-002, CON-112-X"""
 
-        @given(st.lists(st.one_of(heads, st.binary(max_size=100).map(ending)), max_size=1), chunks)
         def example(head: list[bytes], data: list[bytes]) -> None:
             peer = self.dialing()
             for chunk in [*head, *data]:
                 peer.send(chunk)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, st.lists(any_heads, max_size=1), chunks)
 
     def test_any_headers(self) -> None:
         """An upgrade that is right but for two headers, and then more.  CON-002, CON-112-X"""
 
-        @given(st.sampled_from(["/ws", "/", "/ws?x=y", "//x", "*"]), upgrades, chunks)
         def example(path: str, headers: dict[str, str], data: list[bytes]) -> None:
             peer = self.dialing()
             peer.upgrade(path, headers)
@@ -164,13 +180,12 @@ class HostilePropertyTests(HostileCase):
                 peer.send(chunk)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        paths = st.sampled_from(["/ws", "/", "/ws?x=y", "//x", "*"])
+        self.explore(example, paths, upgrades, chunks)
 
     def test_any_bytes_after_the_upgrade(self) -> None:
         """As a stream that should be frames, before and after a handshake.  CON-002, MSG-102-X"""
 
-        @given(st.booleans(), chunks)
         def example(greets: bool, data: list[bytes]) -> None:
             peer = self.dialing()
             peer.upgrade()
@@ -180,13 +195,11 @@ class HostilePropertyTests(HostileCase):
                 peer.send(chunk)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, st.booleans(), chunks)
 
     def test_any_frames(self) -> None:
         """Before and after a handshake.  CON-002, MSG-102-X, CON-112-X"""
 
-        @given(st.booleans(), st.lists(frames, max_size=8))
         def example(greets: bool, stream: list[bytes]) -> None:
             peer = self.dialing()
             peer.upgrade()
@@ -196,13 +209,11 @@ class HostilePropertyTests(HostileCase):
                 peer.send(frame)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, st.booleans(), st.lists(frames, max_size=8))
 
     def test_any_payload_of_a_session(self) -> None:
         """Binary messages with anything in them; the peer stays until it is banned.  MSG-102-X"""
 
-        @given(st.lists(st.binary(max_size=300), max_size=4))
         def example(payloads: list[bytes]) -> None:
             peer = self.joined()
             for payload in payloads:
@@ -211,13 +222,11 @@ class HostilePropertyTests(HostileCase):
             self.assertTrue(self.has_session(peer) or self.points(peer) >= 100)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, st.lists(st.binary(max_size=300), max_size=4))
 
     def test_any_message_of_a_session(self) -> None:
         """Envelopes of every opcode around anything.  MSG-101-X, MSG-102-X"""
 
-        @given(st.lists(messages, max_size=6))
         def example(sent: list[Message]) -> None:
             peer = self.joined()
             for message in sent:
@@ -226,24 +235,11 @@ class HostilePropertyTests(HostileCase):
             self.assertTrue(self.has_session(peer) or self.points(peer) >= 100)
             self.check(peer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, st.lists(messages, max_size=6))
 
     def test_any_handshake(self) -> None:
         """Bodies that decode or do not.  CON-002.3, CON-003"""
 
-        @given(
-            st.one_of(
-                st.binary(max_size=200),
-                st.builds(
-                    lambda fields, rest: (
-                        b"".join(len(f).to_bytes(4, "big") + f for f in fields) + rest
-                    ),
-                    st.lists(st.binary(max_size=40), min_size=3, max_size=3),
-                    st.binary(max_size=40),
-                ),
-            )
-        )
         def example(body: bytes) -> None:
             peer = self.dialing()
             peer.upgrade()
@@ -251,8 +247,7 @@ class HostilePropertyTests(HostileCase):
             self.check(peer)
             self.assertFalse(self.has_session(peer))
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, bodies)
 
     def dial(self, peer: HostilePeer, **script: Any) -> None:
         """Dial a listener; whatever comes of it is one of our errors, or a session."""
@@ -270,7 +265,6 @@ class HostilePropertyTests(HostileCase):
     def test_any_bytes_of_a_listener(self) -> None:
         """Instead of a response, and after what looks like one.  CON-001.2"""
 
-        @given(st.one_of(heads, st.binary(max_size=100).map(ending)), chunks)
         def example(head: bytes, data: list[bytes]) -> None:
             def answer(peer: HostilePeer) -> None:
                 for chunk in [head, *data]:
@@ -278,13 +272,11 @@ class HostilePropertyTests(HostileCase):
 
             self.dial(self.hostile(), on_request=answer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, any_heads, chunks)
 
     def test_any_headers_of_a_listener(self) -> None:
         """A response that is right but for two headers, and then more.  CON-001.2"""
 
-        @given(upgrades, chunks)
         def example(headers: dict[str, str], data: list[bytes]) -> None:
             def answer(peer: HostilePeer) -> None:
                 peer.accept_upgrade(headers)
@@ -293,13 +285,11 @@ class HostilePropertyTests(HostileCase):
 
             self.dial(self.hostile(), on_request=answer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, upgrades, chunks)
 
     def test_any_frames_of_a_listener(self) -> None:
         """Instead of a handshake, and after it.  CON-001.4"""
 
-        @given(st.booleans(), st.lists(frames, max_size=6), st.binary(max_size=50))
         def example(greets: bool, stream: list[bytes], payload: bytes) -> None:
             def answer(peer: HostilePeer) -> None:
                 peer.accept_upgrade()
@@ -311,5 +301,4 @@ class HostilePropertyTests(HostileCase):
 
             self.dial(self.hostile(), on_request=answer)
 
-        example()
-        self.check_at_the_end()
+        self.explore(example, st.booleans(), st.lists(frames, max_size=6), st.binary(max_size=50))

@@ -181,6 +181,8 @@ class FrameTests(HostileCase):
         """One byte more than 8 MiB, refused before a byte of it is there.  CON-112-X"""
         peer = self.joined()
         peer.send_frame(b"", length_override=WS_MAX_MESSAGE_BYTES + 1)
+        self.network.settle()
+        self.assertFalse(peer.is_connected, "its answer would be part of the message")
         self.ends(peer, 1009, PenaltyReason.SPAM)
 
     def test_the_largest_message_is_read(self) -> None:

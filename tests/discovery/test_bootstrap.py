@@ -64,8 +64,7 @@ class BootstrapTests(NetworkCase):
         """And stop dialing once they have it.  CON-105-X"""
         hosts = [self.network.host(), self.network.host()]
         pair = [
-            self.network.node(host=hosts[n], bootstrap_peers=[(hosts[1 - n], 9444)])
-            for n in (0, 1)
+            self.network.node(host=hosts[n], bootstrap_peers=[(hosts[1 - n], 9444)]) for n in (0, 1)
         ]
         self.network.start()
         self.network.advance(200)

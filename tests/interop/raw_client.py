@@ -90,9 +90,7 @@ def _wait_for(
 def run_cases(target: Target, pattern: str, skipped: list[str]) -> int:
     """Run the chosen cases; print a line for each and one for all."""
     chosen = [
-        case
-        for case in cases()
-        if fnmatch.fnmatch(case.name, pattern) and case.name not in skipped
+        case for case in cases() if fnmatch.fnmatch(case.name, pattern) and case.name not in skipped
     ]
     failed = []
     for number, case in enumerate(chosen, 1):

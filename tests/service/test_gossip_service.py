@@ -229,7 +229,7 @@ class ConfigurationTests(NetworkCase):
     """What the constructor refuses."""
 
     def test_features_of_later_versions_are_refused_by_name(self) -> None:
-        """Never pretend.  issue A"""
+        """Never pretend.  API-003"""
         for options in (
             {"erlay": ErlayConfig()},
             {"relay": RelayConfig(endpoint="ws://relay.example:9450")},

@@ -91,5 +91,5 @@ class OwnAddressTests(SynchronousTestCase):
         self.assertFalse(is_same_endpoint(PeerAddress("127.0.0.2", 9444), bound))
 
     def test_names_are_nobodys_ip(self) -> None:
-        """Only literals can be compared."""
+        """Only literals can be compared.  CON-001.1"""
         self.assertFalse(is_local_ip("localhost"))

@@ -1,0 +1,252 @@
+"""Three lanes of messages that wait for the transport: critical, normal, bulk.
+
+What comes out next, and what is thrown away under load, is decided here; pure.
+
+    critical ─▶ first, always; never delayed, never dropped
+    normal ───▶ when no critical waits; at least one after 64 critical in a row
+    bulk ─────▶ when nothing else waits; at least one after 16 others in a row
+
+Depth is everything that waits, all lanes and the delayed messages together. It sets the level:
+at ``tx_dedup_threshold`` a transaction announcement that this peer got, or is due to get, since
+the queue was last shallow is suppressed; at ``bulk_drop_threshold`` bulk that answers nobody is
+dropped; at ``normal_delay_threshold`` normal messages are put aside, and join their lane, in
+order, when the delay is over or the depth has fallen.
+
+Invariants: order within a lane is kept; nothing is lost but what a level drops, and that is
+counted; a message whose rate budget is spent holds up its own lane only; depth and bytes never
+exceed the hard cap, at which ``offer`` says OVERFLOW.
+
+Source: behaviour PRI-001 to PRI-004, PRI-101-X, PRI-005 to PRI-008, BP-101-X to BP-103-X,
+CON-005.3; design D9.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dig_gossip.constants import (
+    MAX_QUEUED_BYTES,
+    MAX_QUEUED_MESSAGES,
+    PRIORITY_STARVATION_RATIO,
+)
+from dig_gossip.types.sections import BackpressureConfig
+from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.opcodes import ChiaMessageType, MessagePriority
+
+NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
+MAX_REMEMBERED_TRANSACTIONS: Final = 10_000
+
+_CRITICAL, _NORMAL, _BULK = MessagePriority.CRITICAL, MessagePriority.NORMAL, MessagePriority.BULK
+_LANE_OF: Final = tuple(int(MessagePriority.of(opcode)) for opcode in range(256))
+_TRANSACTION: Final = int(ChiaMessageType.NEW_TRANSACTION)
+_TRANSACTION_ID_BYTES: Final = 32
+
+
+class Offer(enum.Enum):
+    """What became of a message."""
+
+    QUEUED = "queued"
+    DELAYED = "delayed"
+    SUPPRESSED = "suppressed"
+    DROPPED = "dropped"
+    OVERFLOW = "overflow"
+
+
+class Budget(Protocol):
+    """The outbound rate limits of a session."""
+
+    def delay(self, opcode: int, size: int) -> float:
+        """Seconds until a message of this opcode and size may go; 0.0 for now."""
+
+    def charge(self, opcode: int, size: int) -> None:
+        """It goes."""
+
+
+class LaneCounters:
+    """What happened to the messages of one session."""
+
+    __slots__ = ("bulk_dropped", "normal_delayed", "tx_suppressed")
+
+    def __init__(self) -> None:
+        self.bulk_dropped = 0
+        self.normal_delayed = 0
+        self.tx_suppressed = 0
+
+
+class Lanes:
+    """The outbound queue of one session.
+
+    :param levels: thresholds of backpressure; None switches the levels off, not the hard cap.
+    :param budget: outbound rate limits; None for none.
+    Bounds: 4096 messages and 32 MiB in all; 10 000 remembered transaction ids.
+    Cost: O(1) per message.
+    """
+
+    def __init__(
+        self,
+        levels: BackpressureConfig | None = None,
+        budget: Budget | None = None,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self.counters = LaneCounters()
+        self.bytes = 0
+        self._levels = levels
+        self._budget = budget
+        self._now = now
+        self._lanes: tuple[deque[tuple[OutboundFrame, float]], ...] = (deque(), deque(), deque())
+        self._delayed: deque[OutboundFrame] = deque()
+        self._transactions: dict[bytes, None] = {}
+        self._in_a_row = 0  # critical and normal since the last bulk
+        self._critical_in_a_row = 0
+        #: seconds until a lane that waits for its budget may go on; None if none does
+        self.blocked_for: float | None = None
+        #: longest waits, as sums and counts per lane, for statistics
+        self.waited = [Waits(), Waits(), Waits()]
+
+    def __len__(self) -> int:
+        critical, normal, bulk = self._lanes
+        return len(critical) + len(normal) + len(bulk) + len(self._delayed)
+
+    def length(self, lane: MessagePriority) -> int:
+        """How many messages wait in a lane, delayed ones not counted."""
+        return len(self._lanes[lane])
+
+    @property
+    def delayed(self) -> int:
+        """How many normal messages are put aside."""
+        return len(self._delayed)
+
+    def offer(self, frame: OutboundFrame, *, is_reply: bool = False) -> Offer:
+        """Take a message in.
+
+        :param is_reply: it answers the peer, so it is never dropped (BP-102-X).
+        """
+        depth = len(self)
+        if depth >= MAX_QUEUED_MESSAGES or self.bytes + frame.size > MAX_QUEUED_BYTES:
+            return Offer.OVERFLOW
+        opcode = frame.message.type
+        lane = _LANE_OF[opcode]
+        levels = self._levels
+        if levels is not None:
+            if opcode == _TRANSACTION and self._is_known_transaction(frame, depth, levels):
+                self.counters.tx_suppressed += 1
+                return Offer.SUPPRESSED
+            if lane == _BULK and depth >= levels.bulk_drop_threshold and not is_reply:
+                self.counters.bulk_dropped += 1
+                return Offer.DROPPED
+            # What is put aside already must not be overtaken.
+            if lane == _NORMAL and (self._delayed or depth >= levels.normal_delay_threshold):
+                self.counters.normal_delayed += 1
+                self.bytes += frame.size
+                self._delayed.append(frame)
+                return Offer.DELAYED
+        self.bytes += frame.size
+        self._lanes[lane].append((frame, self._now()))
+        return Offer.QUEUED
+
+    def release(self) -> None:
+        """Let the delayed messages join their lane; the delay is over."""
+        now = self._now()
+        normal = self._lanes[_NORMAL]
+        while self._delayed:
+            normal.append((self._delayed.popleft(), now))
+
+    def take(self) -> OutboundFrame | None:
+        """The message that goes next; None if nothing may go now (see :attr:`blocked_for`)."""
+        self.blocked_for = None
+        for lane in self._order():
+            queue = self._lanes[lane]
+            if not queue:
+                continue
+            frame, since = queue[0]
+            opcode, size = frame.message.type, len(frame.message.data)
+            if self._budget is not None:
+                delay = self._budget.delay(opcode, size)
+                if delay > 0:
+                    if self.blocked_for is None or delay < self.blocked_for:
+                        self.blocked_for = delay
+                    continue
+                self._budget.charge(opcode, size)
+            queue.popleft()
+            self.bytes -= frame.size
+            self._took(lane)
+            self.waited[lane].add(self._now() - since)
+            return frame
+        return None
+
+    def clear(self) -> None:
+        """Forget everything; the session is over."""
+        for queue in self._lanes:
+            queue.clear()
+        self._delayed.clear()
+        self._transactions.clear()
+        self.bytes = 0
+
+    def _order(self) -> tuple[int, int, int]:
+        critical, normal, bulk = self._lanes
+        if bulk and self._in_a_row >= PRIORITY_STARVATION_RATIO:
+            return (_BULK, _CRITICAL, _NORMAL)
+        if normal and critical and self._critical_in_a_row >= NORMAL_STARVATION_RATIO:
+            return (_NORMAL, _CRITICAL, _BULK)
+        return (_CRITICAL, _NORMAL, _BULK)
+
+    def _took(self, lane: int) -> None:
+        if lane == _BULK or not self._lanes[_BULK]:
+            self._in_a_row = 0
+        else:
+            self._in_a_row += 1
+        self._critical_in_a_row = self._critical_in_a_row + 1 if lane == _CRITICAL else 0
+        levels = self._levels
+        if levels is not None:
+            depth = len(self)
+            if self._delayed and depth < levels.normal_delay_threshold:
+                self.release()
+            if self._transactions and depth < levels.tx_dedup_threshold:
+                self._transactions.clear()
+
+    def _is_known_transaction(
+        self, frame: OutboundFrame, depth: int, levels: BackpressureConfig
+    ) -> bool:
+        if depth < levels.tx_dedup_threshold:
+            return False
+        transaction = frame.message.data[:_TRANSACTION_ID_BYTES]
+        if transaction in self._transactions:
+            return True
+        if len(self._transactions) >= MAX_REMEMBERED_TRANSACTIONS:
+            del self._transactions[next(iter(self._transactions))]
+        self._transactions[transaction] = None
+        return False
+
+
+class Waits:
+    """How long the messages of a lane waited, in buckets that double from 0.1 ms.
+
+    :ivar counts: messages per bucket; bucket n holds waits below ``0.0001 * 2**n`` seconds.
+    """
+
+    __slots__ = ("counts",)
+    BUCKETS: Final = 24
+    FIRST: Final = 0.0001
+
+    def __init__(self) -> None:
+        self.counts = [0] * self.BUCKETS
+
+    def add(self, seconds: float) -> None:
+        """Count one message."""
+        steps = int(seconds / self.FIRST).bit_length()
+        self.counts[min(steps, self.BUCKETS - 1)] += 1
+
+    def percentile(self, share: float) -> float:
+        """Seconds within which a share, 0..1, of the messages went; 0.0 without any."""
+        total = sum(self.counts)
+        if not total:
+            return 0.0
+        bucket, passed = 0, self.counts[0]
+        while passed < share * total:
+            bucket += 1
+            passed += self.counts[bucket]
+        return float(self.FIRST * 2**bucket)

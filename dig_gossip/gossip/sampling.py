@@ -1,0 +1,63 @@
+"""Which messages may cut the tree when many are in flight at once.
+
+Engines row of the stage table; pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PRUNE_PERIOD_SECS: Final = 1.0  # one message in so long may cut
+_HASH_SPACE: Final = 1 << 32
+
+
+class PruneSampler:
+    """Lets about one message a second cut rings of eager links.
+
+    A message that travels around a ring of eager links both ways meets itself somewhere, and the
+    duplicate there prunes one link: the ring is open. Several messages of different origins in
+    flight at once meet at different places, and each would cut the same ring: then the tree falls
+    apart, every message of the next half second has to be fetched, the fetching closes new rings,
+    and so on for ever. So a message may cut only if it is the only one of the last second,
+    or if its hash is among the lowest ones: all nodes agree on which messages these are without
+    a word, and a single message's first copies make a spanning tree by themselves.
+
+    Nodes that estimate different rates choose nested sets, so they hardly disagree.
+
+    Divergence: in behaviour PLT-004.1, as in the paper, every duplicate prunes. With 50 nodes in
+    turn sending 20 messages a second that never settles: 0.4 duplicates a delivery instead of
+    none.
+
+    Cost: O(1), no state per message.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._current = 0
+        self._previous = 0
+
+    def message_seen(self, now: float) -> None:
+        """Count a message that is new to the tree."""
+        if now - self._began >= PRUNE_PERIOD_SECS:
+            self._turn(now)
+        self._current += 1
+
+    def may_prune(self, digest: bytes, now: float) -> bool:
+        """Whether a duplicate of this message is reason enough to cut.
+
+        :param digest: the message's hash, 32 bytes.
+        """
+        if now - self._began >= PRUNE_PERIOD_SECS:
+            self._turn(now)
+        remaining = 1 - (now - self._began) / PRUNE_PERIOD_SECS
+        recent = self._current + self._previous * remaining
+        return recent <= 1 or int.from_bytes(digest[:4], "big") * recent < _HASH_SPACE
+
+    def _turn(self, now: float) -> None:
+        if now - self._began < 2 * PRUNE_PERIOD_SECS:
+            self._previous = self._current
+            self._began += PRUNE_PERIOD_SECS
+        else:
+            self._previous = 0
+            self._began = now
+        self._current = 0

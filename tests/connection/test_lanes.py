@@ -1,0 +1,246 @@
+"""Lanes and backpressure: what goes next, what is thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dig_gossip import BackpressureConfig
+from dig_gossip.connection.lanes import Lanes, Offer, Waits
+from dig_gossip.constants import MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES
+from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import MessagePriority
+
+CRITICAL, NORMAL, BULK = 20, 32, 30
+TRANSACTION = 21
+LEVELS = BackpressureConfig(
+    tx_dedup_threshold=25, bulk_drop_threshold=50, normal_delay_threshold=100
+)
+
+
+def frame(opcode: int, number: int = 0, size: int = 40) -> OutboundFrame:
+    return OutboundFrame(Message(opcode, None, number.to_bytes(8, "big") + bytes(size - 8)))
+
+
+def number_of(taken: OutboundFrame) -> int:
+    return int.from_bytes(taken.message.data[:8], "big")
+
+
+class LanesCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.time = 0.0
+
+    def make(self, levels: BackpressureConfig | None = None, budget: object = None) -> Lanes:
+        return Lanes(levels, budget, now=lambda: self.time)  # type: ignore[arg-type]
+
+    def drain(self, lanes: Lanes) -> list[OutboundFrame]:
+        taken = []
+        while (one := lanes.take()) is not None:
+            taken.append(one)
+        return taken
+
+
+class OrderTests(LanesCase):
+    """Which lane goes next."""
+
+    def test_critical_then_normal_then_bulk(self) -> None:
+        """Whatever the order of arrival.  PRI-003"""
+        lanes = self.make()
+        for opcode in (BULK, NORMAL, CRITICAL):
+            self.assertIs(lanes.offer(frame(opcode)), Offer.QUEUED)
+        self.assertEqual([f.message.type for f in self.drain(lanes)], [CRITICAL, NORMAL, BULK])
+
+    def test_one_bulk_after_sixteen_others(self) -> None:
+        """Bulk is not starved, and gets no more than its share.  PRI-004"""
+        lanes = self.make()
+        for number in range(40):
+            lanes.offer(frame(CRITICAL if number % 2 else NORMAL, number))
+        for number in range(5):
+            lanes.offer(frame(BULK, number))
+        places = [n for n, f in enumerate(self.drain(lanes)) if f.message.type == BULK]
+        self.assertEqual(places[:2], [16, 33])
+
+    def test_a_late_bulk_does_not_profit_from_an_idle_counter(self) -> None:
+        """Without bulk waiting the counter rests at zero.  PRI-004"""
+        lanes = self.make()
+        for number in range(100):
+            lanes.offer(frame(CRITICAL, number))
+            lanes.take()
+        lanes.offer(frame(CRITICAL))
+        lanes.offer(frame(BULK))
+        self.assertEqual([f.message.type for f in self.drain(lanes)], [CRITICAL, BULK])
+
+    def test_one_normal_after_sixty_four_critical(self) -> None:
+        """Normal is not starved by critical.  PRI-101-X"""
+        lanes = self.make()
+        for number in range(130):
+            lanes.offer(frame(CRITICAL, number))
+        lanes.offer(frame(NORMAL))
+        places = [n for n, f in enumerate(self.drain(lanes)) if f.message.type == NORMAL]
+        self.assertEqual(places, [64])
+
+    @given(st.lists(st.sampled_from([CRITICAL, NORMAL, BULK, None])))
+    def test_order_in_a_lane_is_kept_and_nothing_lost_or_doubled(
+        self, steps: list[int | None]
+    ) -> None:
+        """For any interleaving of offers and takes.  PRI-003"""
+        lanes = self.make()
+        taken: list[OutboundFrame] = []
+        offered = 0
+        for step in steps:
+            if step is None:
+                one = lanes.take()
+                taken += [] if one is None else [one]
+            else:
+                lanes.offer(frame(step, offered))
+                offered += 1
+        taken += self.drain(lanes)
+        self.assertEqual(sorted(map(number_of, taken)), list(range(offered)))
+        for opcode in (CRITICAL, NORMAL, BULK):
+            numbers = [number_of(f) for f in taken if f.message.type == opcode]
+            self.assertEqual(numbers, sorted(numbers))
+        self.assertEqual((len(lanes), lanes.bytes), (0, 0))
+
+
+class LevelTests(LanesCase):
+    """Backpressure by depth."""
+
+    def fill(self, lanes: Lanes, count: int) -> None:
+        for number in range(count):
+            lanes.offer(frame(CRITICAL, number))
+
+    def test_bulk_is_dropped_at_its_threshold(self) -> None:
+        """One below, at it; replies never.  PRI-005, PRI-007, BP-102-X"""
+        lanes = self.make(LEVELS)
+        self.fill(lanes, 49)
+        self.assertIs(lanes.offer(frame(BULK)), Offer.QUEUED)
+        self.assertIs(lanes.offer(frame(BULK)), Offer.DROPPED)
+        self.assertIs(lanes.offer(frame(BULK), is_reply=True), Offer.QUEUED)
+        self.assertEqual(lanes.counters.bulk_dropped, 1)
+
+    def test_normal_is_put_aside_at_its_threshold_and_keeps_its_order(self) -> None:
+        """Later normal messages do not overtake; critical goes on.  PRI-008"""
+        lanes = self.make(LEVELS)
+        self.fill(lanes, 99)
+        self.assertIs(lanes.offer(frame(NORMAL, 1)), Offer.QUEUED)
+        self.assertIs(lanes.offer(frame(NORMAL, 2)), Offer.DELAYED)
+        self.assertIs(lanes.offer(frame(CRITICAL)), Offer.QUEUED)
+        self.assertEqual(lanes.delayed, 1)
+        for _ in range(3):
+            lanes.take()
+        self.assertEqual(lanes.delayed, 0)  # shallow again
+        lanes.offer(frame(NORMAL, 3))
+        normal = [number_of(f) for f in self.drain(lanes) if f.message.type == NORMAL]
+        self.assertEqual(normal, [1, 2, 3])
+
+    def test_release_ends_the_delay(self) -> None:
+        """Every 500 ms the writer lets them go, however deep the queue is.  PRI-008"""
+        lanes = self.make(LEVELS)
+        self.fill(lanes, 200)
+        lanes.offer(frame(NORMAL))
+        self.assertEqual((lanes.delayed, lanes.length(MessagePriority.NORMAL)), (1, 0))
+        lanes.release()
+        self.assertEqual((lanes.delayed, lanes.length(MessagePriority.NORMAL)), (0, 1))
+
+    def test_a_transaction_is_announced_once_an_episode(self) -> None:
+        """From the threshold on, until the queue is shallow again.  PRI-006"""
+        lanes = self.make(LEVELS)
+        self.fill(lanes, 24)
+        one = frame(TRANSACTION, 7, 48)
+        self.assertEqual(
+            [lanes.offer(one) for _ in range(3)], [Offer.QUEUED, Offer.QUEUED, Offer.SUPPRESSED]
+        )
+        self.assertIs(lanes.offer(frame(TRANSACTION, 8, 48)), Offer.QUEUED)
+        self.drain(lanes)
+        self.fill(lanes, 25)
+        self.assertIs(lanes.offer(one), Offer.QUEUED)
+        self.assertEqual(lanes.counters.tx_suppressed, 1)
+
+    def test_without_levels_only_the_hard_cap_holds(self) -> None:
+        """``backpressure=None``.  PRI-005, BP-101-X"""
+        lanes = self.make(None)
+        for number in range(MAX_QUEUED_MESSAGES):
+            self.assertIs(lanes.offer(frame(BULK, number)), Offer.QUEUED)
+        self.assertIs(lanes.offer(frame(CRITICAL)), Offer.OVERFLOW)
+        self.assertEqual(len(lanes), MAX_QUEUED_MESSAGES)
+
+    def test_the_hard_cap_counts_bytes_too(self) -> None:
+        """One byte below, at, and beyond.  BP-101-X"""
+        for size, offer in ((-1, Offer.QUEUED), (0, Offer.QUEUED), (1, Offer.OVERFLOW)):
+            lanes = self.make()
+            first = OutboundFrame(Message(30, None, bytes(MAX_QUEUED_BYTES // 2)))
+            lanes.offer(first)
+            rest = MAX_QUEUED_BYTES - first.size - 6 + size
+            self.assertIs(lanes.offer(OutboundFrame(Message(30, None, bytes(rest)))), offer)
+
+    def test_clear_forgets_everything(self) -> None:
+        """The session is over.  PRI-008"""
+        lanes = self.make(LEVELS)
+        self.fill(lanes, 150)
+        lanes.offer(frame(NORMAL))
+        lanes.clear()
+        self.assertEqual((len(lanes), lanes.bytes, lanes.take()), (0, 0, None))
+
+
+class FixedBudget:
+    """Says for each opcode how long it must wait."""
+
+    def __init__(self) -> None:
+        self.waits: dict[int, float] = {}
+        self.charged: list[tuple[int, int]] = []
+
+    def delay(self, opcode: int, size: int) -> float:
+        return self.waits.get(opcode, 0.0)
+
+    def charge(self, opcode: int, size: int) -> None:
+        self.charged.append((opcode, size))
+
+
+class BudgetTests(LanesCase):
+    """Outbound rate limits."""
+
+    def test_a_spent_budget_holds_up_its_lane_only(self) -> None:
+        """In order, until the budget returns; nothing is lost.  CON-005.3"""
+        budget = FixedBudget()
+        lanes = self.make(None, budget)
+        budget.waits[NORMAL] = 3.0
+        for number, opcode in enumerate((NORMAL, 33, CRITICAL, BULK)):
+            lanes.offer(frame(opcode, number))
+        self.assertEqual([f.message.type for f in self.drain(lanes)], [CRITICAL, BULK])
+        self.assertEqual(lanes.blocked_for, 3.0)
+        budget.waits.clear()
+        self.assertEqual([f.message.type for f in self.drain(lanes)], [NORMAL, 33])
+        self.assertIsNone(lanes.blocked_for)
+        self.assertEqual(budget.charged[0], (CRITICAL, 40))
+
+
+class WaitsTests(LanesCase):
+    """Percentiles of waiting."""
+
+    def test_percentiles_bound_the_waits_from_above_within_a_factor_of_two(self) -> None:
+        """So that an operator sees who holds up whom.  STA-101-X"""
+
+        def check(seconds: float) -> Callable[[], float]:
+            waits = Waits()
+            for _ in range(10):
+                waits.add(seconds)
+            return lambda: waits.percentile(0.99)
+
+        self.assertEqual(Waits().percentile(0.5), 0.0)
+        for seconds in (0.0002, 0.05, 1.0, 100.0):
+            self.assertGreaterEqual(check(seconds)(), seconds)
+            self.assertLessEqual(check(seconds)(), 2.01 * seconds)
+        self.assertLess(check(1e9)(), 1e4)
+
+    def test_taking_counts_the_wait_of_the_lane(self) -> None:
+        """From the offer to the take.  STA-101-X"""
+        lanes = self.make()
+        lanes.offer(frame(BULK))
+        self.time = 1.0
+        lanes.take()
+        self.assertGreaterEqual(lanes.waited[MessagePriority.BULK].percentile(0.5), 1.0)
+        self.assertEqual(lanes.waited[MessagePriority.NORMAL].percentile(0.5), 0.0)

@@ -1,0 +1,51 @@
+"""The benchmarks run; what they measure is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+_BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+_VERDICT = {"claim", "figure", "counterpart", "ratio", "goal", "holds"}
+
+
+def _smoke_run(script: str, *arguments: str) -> list[str]:
+    """Make a smoke run; the lines that it prints."""
+    command = [sys.executable, str(_BENCHMARKS / script), "--quick", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if ran.returncode:
+        raise AssertionError(f"{script} ended with {ran.returncode}:\n{ran.stderr}")
+    return ran.stdout.splitlines()
+
+
+class BenchmarksTests(SynchronousTestCase):
+    """Smoke runs, without the counterparts that need an environment of their own."""
+
+    def assert_verdicts(self, lines: list[str], count: int) -> None:
+        """Check that the last ``count`` lines are verdicts about something measured."""
+        verdicts: list[dict[str, Any]] = [json.loads(line) for line in lines[-count:]]
+        for verdict in verdicts:
+            self.assertEqual(set(verdict), _VERDICT)
+            self.assertGreater(verdict["figure"], 0)
+            self.assertGreater(verdict["counterpart"], 0)
+            self.assertGreater(verdict["ratio"], 0)
+            self.assertIsInstance(verdict["holds"], bool)
+
+    def test_throughput_loses_nothing_and_gives_verdicts(self) -> None:
+        """What is sent is counted at the other end, both ways and as gossip.  design §6"""
+        self.assert_verdicts(_smoke_run("throughput.py", "--counterparts", "autobahn"), 2)
+
+    def test_memory_fills_a_listener(self) -> None:
+        """A crowd opens sessions, all of which are there when memory is read.  design §6"""
+        lines = _smoke_run("memory.py", "--counterparts", "none")
+        (row,) = (line.split() for line in lines if line.startswith("dig_gossip"))
+        self.assertGreater(float(row[1]), 0)
+
+    def test_plumtree_gives_a_verdict(self) -> None:
+        """The tree is compared with a flood on the same overlay.  design §6"""
+        self.assert_verdicts(_smoke_run("plumtree.py"), 1)
