@@ -97,10 +97,13 @@ class NodeService(MultiService):
         self._timer: Timer | None = None
 
     def startService(self) -> None:
-        self.gossip.startService()
+        try:
+            self.gossip.startService()
+        except GossipError as error:
+            raise SystemExit(f"dig-gossip: {error}") from None
         super().startService()  # type: ignore[no-untyped-call]
-        self._introduce()
-        self._wait()
+        # Once the reactor runs: whoever waits for this line may send a signal right away.
+        self._timer = self.gossip.node.clock.call_later(0, self._introduce)
 
     def stopService(self) -> Deferred[None]:
         if self._timer is not None:
@@ -129,6 +132,7 @@ class NodeService(MultiService):
             peers=len(config.bootstrap_peers),
             off=", ".join(off) or "nothing",
         )
+        self._wait()
 
     def _wait(self) -> None:
         self._timer = self.gossip.node.clock.call_later(PROGRESS_INTERVAL_SECS, self._progress)

@@ -1,1 +1,1 @@
-
+"""The ``dig-gossip`` command."""

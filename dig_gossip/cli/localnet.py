@@ -21,6 +21,7 @@ from dig_gossip.errors import GossipError
 from dig_gossip.service.gossip_service import GossipService
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.sections import PeerOptions
 from dig_gossip.types.peer import PlumtreeRole
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.message import Message
@@ -129,6 +130,8 @@ class Localnet:
                 target_outbound_count=max(1, len(dials)),
                 max_connections=max(50, 2 * self._options.degree),
                 peers_file_path=None,
+                # A network of our own, which may be asked for more than peers would stand.
+                peer_options=PeerOptions(enforce_rate_limits=False),
                 reactor=self._reactor,
             )
             member = _Member(GossipService(config))

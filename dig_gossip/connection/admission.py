@@ -5,8 +5,6 @@ The shell fills in the facts, and acts on the answer within the same reactor tur
 
 from __future__ import annotations
 
-from typing import Final
-
 import attrs
 
 from dig_gossip.connection.peer_table import Refused, Resolution, Slot, Supersedes
@@ -150,7 +148,7 @@ def refuse_session(facts: SessionFacts) -> GossipError | None:
     an outbound one does need one of the slots for inbound sessions; otherwise peers that dial back
     would eat the reserve of outbound slots.
 
-    :returns: None to insert it, or the error to close it with (:func:`close_code`).
+    :returns: None to insert it, or the error to close it with.
     Source: behaviour CON-001.5, CON-002.5, CON-110-X, CON-111-X.
     """
     if facts.is_own_id:
@@ -171,24 +169,3 @@ def refuse_session(facts: SessionFacts) -> GossipError | None:
     if adds_inbound and facts.inbound_sessions >= facts.max_inbound:
         return MaxConnectionsReached(facts.max_inbound)
     return None
-
-
-_NORMAL: Final = 1000
-_POLICY_VIOLATION: Final = 1008
-_TRY_AGAIN_LATER: Final = 1013
-
-_CLOSE_CODES: Final[dict[type[GossipError], int]] = {
-    PeerBanned: _POLICY_VIOLATION,
-    ClientError: _POLICY_VIOLATION,
-    MaxConnectionsReached: _TRY_AGAIN_LATER,
-}
-
-
-def close_code(error: GossipError) -> int:
-    """Choose the WebSocket close code for a session that :func:`refuse_session` refused.
-
-    :returns: 1008 for a ban or another identity than expected, 1013 when there is no slot, else
-        1000.
-    Source: behaviour CON-001.5, CON-002.5.
-    """
-    return _CLOSE_CODES.get(type(error), _NORMAL)

@@ -15,7 +15,8 @@ is not used and :data:`FAST_TLS` is False.
 Differences from ``BufferingTLSTransport``: what was written before the connection began to close,
 by either side, is never lost in a buffer; a write from ``handshakeCompleted`` does not overtake
 those before it; of a read that ends in a broken record, the whole part is delivered first, when
-answers can no longer be encrypted.
+answers can no longer be encrypted; what is written after ``abortConnection`` is dropped, even when a
+producer is registered.
 
 Source: design §5.
 """
@@ -184,7 +185,7 @@ class FastTLS(_Stock):
     _wrote = False  # in this turn
     _gathered: list[bytes]
     _gathered_bytes = 0
-    _broken: Failure | None = None
+    _broken: Failure | None = None  # what reading has met, and is not dealt with yet
 
     def makeConnection(self, transport: Any) -> None:
         self._gathered = []
@@ -208,99 +209,13 @@ class FastTLS(_Stock):
             self._write_gathered()
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Send several pieces; large ones are not copied together."""
+        """Send several pieces; much is not copied together first."""
         pieces = [piece + b"" for piece in iovec]
         if sum(map(len, pieces)) < _GATHERED:
             self.write(b"".join(pieces))
         elif self._takes_writes():
             self._write_gathered()
             self._write_all(pieces)
-
-    def loseConnection(self) -> None: ...
-        def abortConnection(self) -> None: ...
-        def unregisterProducer(self) -> None: ...
-        def connectionLost(self, reason: Failure) -> None: ...
-        def _bufferedWrite(self, octets: bytes) -> None: ...
-        def _shutdownTLS(self) -> None: ...
-        def _tlsShutdownFinished(self, reason: Failure | None) -> None: ...
-
-else:
-    _Stock = TLSMemoryBIOProtocol
-
-
-class Turn:
-    """The connections that have written in the present turn of one reactor."""
-
-    _log = Logger()
-
-    def __init__(self) -> None:
-        self._connections: dict[FastTLS, None] = {}
-        self._call: IDelayedCall | None = None
-
-    def add(self, connection: FastTLS, clock: IReactorTime) -> None:
-        """Call ``turn_over`` of this connection when the turn is over."""
-        self._connections[connection] = None
-        if self._call is None:
-            self._call = clock.callLater(0, self._over)
-
-    def discard(self, connection: FastTLS) -> None:
-        """Forget a connection that is gone."""
-        self._connections.pop(connection, None)
-        if not self._connections and self._call is not None:
-            self._call.cancel()
-            self._call = None
-
-    def _over(self) -> None:
-        self._call = None
-        connections, self._connections = self._connections, {}
-        for connection in connections:
-            try:
-                connection.turn_over()
-            except Exception:
-                self._log.failure("writing failed", event="tls_write_failed")
-
-
-#: One for each reactor; several only in tests.
-_turns: weakref.WeakKeyDictionary[Any, Turn] = weakref.WeakKeyDictionary()
-
-
-class FastTLS(_Stock):
-    """A TLS transport around one protocol.
-
-    Bounds: 64 KiB gathered, besides what the transport and OpenSSL hold.
-    """
-
-    factory: FastTLSFactory
-
-    _wrote = False  # in this turn
-    _gathered: list[bytes]
-    _gathered_bytes = 0
-    _broken: Failure | None = None
-
-    def makeConnection(self, transport: Any) -> None:
-        self._gathered = []
-        super().makeConnection(transport)
-
-    # -- what the wrapped protocol calls
-
-    def write(self, data: bytes) -> None:
-        """Send bytes; they are dropped when the connection is closing and no producer is left."""
-        data = data + b""  # raises TypeError at once, and copies what could change
-        if not self._takes_writes():
-            return
-        if not self._wrote:
-            self._wrote = True
-            self.factory.turn.add(self, self.factory._clock)
-            self._write(data)
-            return
-        self._gathered.append(data)
-        self._gathered_bytes += len(data)
-        if self._gathered_bytes >= _GATHERED:
-            self._write_gathered()
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Send several pieces."""
-        self.write(b"".join(iovec))
 
     def loseConnection(self) -> None:
         """Close when all that was written is on its way, and the producer has finished."""
@@ -329,27 +244,28 @@ class FastTLS(_Stock):
         self._wrote = False
         self._write_gathered()
 
-    # -- inside, where Twisted's own methods are replaced
+    # -- inside; some are Twisted's own methods, replaced
+
+    def _takes_writes(self) -> bool:
+        if self._lostTLSConnection or self._aborted:
+            return False
+        return not self.disconnecting or self._producer is not None
 
     def _write_gathered(self) -> None:
         if self._gathered:
-            gathered, self._gathered = self._gathered, []
-            self._gathered_bytes = 0
-            self._write(b"".join(gathered))
+            gathered = b"".join(self._gathered)
+            self._forget_gathered()
+            self._write(gathered)
 
     def _forget_gathered(self) -> None:
         self._gathered = []
         self._gathered_bytes = 0
 
     def _shutdownTLS(self) -> None:
-        # Nothing can be written after the alert that says so.
-        self._write_gathered()
-        super()._shutdownTLS()
-
-    def _takes_writes(self) -> bool:
-        return not self._lostTLSConnection and (
-            not self.disconnecting or self._producer is not None
-        )
+        if self._tlsConnection is not None:  # else the connection is gone
+            # Nothing can be written after the alert that says so.
+            self._write_gathered()
+            super()._shutdownTLS()
 
     def _write(self, data: bytes) -> None:
         self._write_all([data])
@@ -360,11 +276,11 @@ class FastTLS(_Stock):
         connection = self._tlsConnection
         ssl = connection._ssl
         encrypted: list[bytes] = []
-        at = 0
+        done = at = 0
         try:
-            # Once something waits for the end of the handshake, all that follows does.
-            while pieces and not self._appSendBuffer:
-                plain = _from_buffer(pieces[0])
+            # Once something waits for the end of the handshake, all that follows it does.
+            while done < len(pieces) and not self._appSendBuffer:
+                plain = _from_buffer(pieces[done])
                 size = len(plain)
                 at = 0
                 while at < size:
@@ -375,16 +291,19 @@ class FastTLS(_Stock):
                             connection._raise_ssl_error(ssl, sent)
                         at += sent
                     _take_encrypted(connection, encrypted)
-                pieces = pieces[1:]
+                done += 1
+                at = 0
         except SSL.WantReadError:
             _take_encrypted(connection, encrypted)
-            pieces[0] = pieces[0][at:]
         except SSL.Error:
-            self._tlsShutdownFinished(self._broken or Failure())
+            failure = self._broken or Failure()
+            self._hand_over(encrypted)
+            self._tlsShutdownFinished(failure)
             return
         self._hand_over(encrypted)
-        for piece in pieces:
-            self._bufferedWrite(piece)
+        for piece in pieces[done:]:
+            self._bufferedWrite(piece[at:])
+            at = 0
 
     def _hand_over(self, encrypted: list[bytes]) -> None:
         # In one call, because the transport may answer with a callback that writes.
@@ -405,39 +324,42 @@ class FastTLS(_Stock):
             ssl = connection._ssl
             size = 0
             result = 1
-            while size < _SCRATCH_BYTES:
+            while size < _SCRATCH_BYTES and result > 0:
                 result = _SSL_read(ssl, _scratch + size, _SCRATCH_BYTES - size)
-                if result <= 0:
-                    break
-                size += result
-            done = closed = False
-            if result <= 0:
+                if result > 0:
+                    size += result
+            more, closed = result > 0, False
+            if not more:
                 try:
                     connection._raise_ssl_error(ssl, result)
                 except SSL.WantReadError:
-                    done = True
+                    pass
                 except SSL.ZeroReturnError:
                     closed = True
                 except SSL.Error:
                     self._broken = Failure()
             if size and not self._aborted:
                 self.wrappedProtocol.dataReceived(_content[:size])
-            if done or self._lostTLSConnection:
+            if self._lostTLSConnection:
                 break
             if closed:
                 self._shutdownTLS()
                 self._tlsShutdownFinished(None)
             elif self._broken is not None:
                 self._tlsShutdownFinished(self._broken)
+            elif not more:
+                break
+        # Reading may have produced something to send, and may have met a write that waits.
         self._flushSendBIO()
 
 
 def _take_encrypted(connection: Any, encrypted: list[bytes]) -> None:  # Any: pyOpenSSL's
     bio = connection._from_ssl
-    size = _BIO_read(bio, _scratch, _SCRATCH_BYTES)
-    while size > 0:
-        encrypted.append(_content[:size])
-        size = _BIO_read(bio, _scratch, _SCRATCH_BYTES) if size == _SCRATCH_BYTES else 0
+    size = _SCRATCH_BYTES
+    while size == _SCRATCH_BYTES:
+        size = _BIO_read(bio, _scratch, _SCRATCH_BYTES)
+        if size > 0:
+            encrypted.append(_content[:size])
 
 
 class FastTLSFactory(TLSMemoryBIOFactory):

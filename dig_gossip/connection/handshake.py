@@ -47,6 +47,7 @@ DEFAULT_CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability.HARD_FORK_2,
     Capability.DIG_OPCODES,
     Capability.DIG_PLUMTREE,
+    Capability.DIG_CHUNK,
 )
 
 _ENABLED = "1"
@@ -120,10 +121,14 @@ class RemoteHandshake:
         Early versions of the Rust crate drop the link on them. They dial as ``0.0.0``, listen as
         ``dig-gossip/0.1``, and never advertise capability 200. Source: wire §4.1.
         """
-        if self.tolerates_dig:
-            return True
-        return self.software_version != _RUST_DIALER_VERSION and not (
-            self.software_version.startswith(_RUST_PREFIX)
+        return self.tolerates_dig or not self.is_rust
+
+    @property
+    def is_rust(self) -> bool:
+        """Whether the peer may be a node of the Rust crate."""
+        return not self.has(Capability.DIG_OPCODES) and (
+            self.software_version == _RUST_DIALER_VERSION
+            or self.software_version.startswith(_RUST_PREFIX)
         )
 
 

@@ -1,6 +1,6 @@
 """Three lanes of messages that wait for the transport: critical, normal, bulk.
 
-What comes out next, and what is thrown away under load, is decided here; pure.
+What comes out next, and what is thrown away under load, is decided here; pure::
 
     critical ─▶ first, always; never delayed, never dropped
     normal ───▶ when no critical waits; at least one after 64 critical in a row
@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
+from dig_gossip.connection.transfers import CHUNK_THRESHOLD_BYTES, split
 from dig_gossip.constants import (
     MAX_QUEUED_BYTES,
     MAX_QUEUED_MESSAGES,
@@ -43,16 +44,27 @@ _CRITICAL, _NORMAL, _BULK = MessagePriority.CRITICAL, MessagePriority.NORMAL, Me
 _LANE_OF: Final = tuple(int(MessagePriority.of(opcode)) for opcode in range(256))
 _TRANSACTION: Final = int(ChiaMessageType.NEW_TRANSACTION)
 _TRANSACTION_ID_BYTES: Final = 32
+_KEEPALIVE_ANSWER: Final = int(ChiaMessageType.RESPOND_PEERS)
 
 
 class Offer(enum.Enum):
-    """What became of a message."""
+    """What became of a message; true if it was sent or will be."""
 
+    SENT = "sent"
     QUEUED = "queued"
     DELAYED = "delayed"
     SUPPRESSED = "suppressed"
     DROPPED = "dropped"
     OVERFLOW = "overflow"
+    TOO_LARGE = "too_large"  #: no limit of the peer's would ever let it pass
+    CLOSED = "closed"  #: there is no connection (any more)
+    REFUSED = "refused"  #: this peer must not be sent such a message
+
+    def __bool__(self) -> bool:
+        return self in _ACCEPTED
+
+
+_ACCEPTED = frozenset({Offer.SENT, Offer.QUEUED, Offer.DELAYED})
 
 
 class Budget(Protocol):
@@ -81,6 +93,7 @@ class Lanes:
 
     :param levels: thresholds of backpressure; None switches the levels off, not the hard cap.
     :param budget: outbound rate limits; None for none.
+    :param cuts: whether large messages leave in chunks; each chunk is a message to the rules.
     Bounds: 4096 messages and 32 MiB in all; 10 000 remembered transaction ids.
     Cost: O(1) per message.
     """
@@ -90,6 +103,7 @@ class Lanes:
         levels: BackpressureConfig | None = None,
         budget: Budget | None = None,
         *,
+        cuts: bool = False,
         now: Callable[[], float],
     ) -> None:
         self.counters = LaneCounters()
@@ -97,7 +111,9 @@ class Lanes:
         self._levels = levels
         self._budget = budget
         self._now = now
-        self._lanes: tuple[deque[tuple[OutboundFrame, float]], ...] = (deque(), deque(), deque())
+        self._lanes: tuple[deque[_Waiting], ...] = (deque(), deque(), deque())
+        self._cuts = cuts
+        self._next_transfer = 0
         self._delayed: deque[OutboundFrame] = deque()
         self._transactions: dict[bytes, None] = {}
         self._in_a_row = 0  # critical and normal since the last bulk
@@ -145,15 +161,23 @@ class Lanes:
                 self._delayed.append(frame)
                 return Offer.DELAYED
         self.bytes += frame.size
-        self._lanes[lane].append((frame, self._now()))
+        self._lanes[lane].append(_Waiting(frame, self._now()))
         return Offer.QUEUED
+
+    def must_be_cut(self, frame: OutboundFrame) -> bool:
+        """Whether a message leaves in chunks: it is large, and the peer has agreed to it."""
+        return (
+            self._cuts
+            and frame.size > CHUNK_THRESHOLD_BYTES
+            and _LANE_OF[frame.message.type] != _CRITICAL
+        )
 
     def release(self) -> None:
         """Let the delayed messages join their lane; the delay is over."""
         now = self._now()
         normal = self._lanes[_NORMAL]
         while self._delayed:
-            normal.append((self._delayed.popleft(), now))
+            normal.append(_Waiting(self._delayed.popleft(), now))
 
     def take(self) -> OutboundFrame | None:
         """The message that goes next; None if nothing may go now (see :attr:`blocked_for`)."""
@@ -162,21 +186,43 @@ class Lanes:
             queue = self._lanes[lane]
             if not queue:
                 continue
-            frame, since = queue[0]
-            opcode, size = frame.message.type, len(frame.message.data)
-            if self._budget is not None:
-                delay = self._budget.delay(opcode, size)
-                if delay > 0:
-                    if self.blocked_for is None or delay < self.blocked_for:
-                        self.blocked_for = delay
+            waiting = queue[0]
+            if not self.may_go(waiting.piece or waiting.frame):
+                continue
+            if waiting.piece is None and self.must_be_cut(waiting.frame):
+                self._cut(waiting)
+                if waiting.piece is None or not self.may_go(waiting.piece):
                     continue
-                self._budget.charge(opcode, size)
-            queue.popleft()
-            self.bytes -= frame.size
+            frame = waiting.piece or waiting.frame
+            waiting.piece = next(waiting.rest, None)
+            if waiting.piece is None:
+                queue.popleft()
+                self.bytes -= waiting.frame.size
+                self.waited[lane].add(self._now() - waiting.since)
             self._took(lane)
-            self.waited[lane].add(self._now() - since)
             return frame
         return None
+
+    def may_go(self, frame: OutboundFrame) -> bool:
+        """Charge the budget for a message, or note how long it must wait."""
+        if self._budget is None:
+            return True
+        opcode, size = frame.message.type, len(frame.message.data)
+        delay = self._budget.delay(opcode, size)
+        # Some peers drop the link when this answer is late (CON-004.2). It cannot be too much:
+        # what we admit of the requests is no more than what they admit of the answers.
+        if delay > 0 and opcode != _KEEPALIVE_ANSWER:
+            if self.blocked_for is None or delay < self.blocked_for:
+                self.blocked_for = delay
+            return False
+        self._budget.charge(opcode, size)
+        return True
+
+    def _cut(self, waiting: _Waiting) -> None:
+        transfer, self._next_transfer = self._next_transfer, (self._next_transfer + 1) % 2**32
+        waiting.rest = split(waiting.frame, transfer)
+        waiting.piece = next(waiting.rest)
+        waiting.piece.written = waiting.frame.written
 
     def clear(self) -> None:
         """Forget everything; the session is over."""
@@ -222,6 +268,22 @@ class Lanes:
         return False
 
 
+class _Waiting:
+    """A message in its lane.
+
+    :ivar piece: the chunk that goes next, once the message is being cut.
+    :ivar rest: the chunks after that one.
+    """
+
+    __slots__ = ("frame", "piece", "rest", "since")
+
+    def __init__(self, frame: OutboundFrame, since: float) -> None:
+        self.frame = frame
+        self.since = since
+        self.piece: OutboundFrame | None = None
+        self.rest: Iterator[OutboundFrame] = iter(())
+
+
 class Waits:
     """How long the messages of a lane waited, in buckets that double from 0.1 ms.
 
@@ -239,6 +301,10 @@ class Waits:
         """Count one message."""
         steps = int(seconds / self.FIRST).bit_length()
         self.counts[min(steps, self.BUCKETS - 1)] += 1
+
+    def merge(self, other: Waits) -> None:
+        """Add what another one has counted."""
+        self.counts = [one + two for one, two in zip(self.counts, other.counts, strict=True)]
 
     def percentile(self, share: float) -> float:
         """Seconds within which a share, 0..1, of the messages went; 0.0 without any."""

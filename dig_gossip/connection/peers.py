@@ -14,6 +14,7 @@ Source: behaviour §4, §5 (CON-115-X for the order of removal), §9.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -31,8 +32,10 @@ from dig_gossip.connection.admission import (
     refuse_session,
 )
 from dig_gossip.connection.handshake import RemoteHandshake
+from dig_gossip.connection.lanes import Waits
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peer_table import PeerTable, Refused, Resolution, Supersedes
+from dig_gossip.connection.rate_limit import Verdict
 from dig_gossip.connection.reputation import Reputations
 from dig_gossip.connection.session import RemovalReason, Session
 from dig_gossip.constants import INBOUND_HANDSHAKE_TIMEOUT_SECS, OUTBOUND_HANDSHAKE_TIMEOUT_SECS
@@ -52,6 +55,7 @@ from dig_gossip.types.reputation import PeerReputation, PenaltyReason
 from dig_gossip.util.addresses import is_same_endpoint
 from dig_gossip.util.clock import Clock
 from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import MessagePriority, opcode_name
 
 
 class PeersObserver(Protocol):
@@ -68,7 +72,17 @@ class PeersObserver(Protocol):
 class Totals:
     """What sessions that are gone have moved; totals never decrease (CON-006.3)."""
 
-    __slots__ = ("admitted", "bytes_received", "bytes_sent", "messages_received", "messages_sent")
+    __slots__ = (
+        "admitted",
+        "bulk_dropped",
+        "bytes_received",
+        "bytes_sent",
+        "messages_received",
+        "messages_sent",
+        "normal_delayed",
+        "tx_suppressed",
+        "waited",
+    )
 
     def __init__(self) -> None:
         self.admitted = 0
@@ -76,13 +90,23 @@ class Totals:
         self.messages_received = 0
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.bulk_dropped = 0
+        self.normal_delayed = 0
+        self.tx_suppressed = 0
+        self.waited = [Waits() for _ in MessagePriority]
 
     def fold(self, session: Session) -> None:
-        """Add the counters of a session that ended."""
+        """Add the counters of a session, at its end or for a sum."""
         self.messages_sent += session.messages_sent
         self.messages_received += session.messages_received
         self.bytes_sent += session.bytes_sent
         self.bytes_received += session.bytes_received
+        lanes = session.lanes
+        self.bulk_dropped += lanes.counters.bulk_dropped
+        self.normal_delayed += lanes.counters.normal_delayed
+        self.tx_suppressed += lanes.counters.tx_suppressed
+        for total, waited in zip(self.waited, lanes.waited, strict=True):
+            total.merge(waited)
 
 
 class Peers:
@@ -144,6 +168,14 @@ class Peers:
             rtt_history=session.keepalive.rtt_history,
             avg_rtt_ms=session.keepalive.avg_rtt_ms,
         )
+
+    def sum(self) -> Totals:
+        """Everything that sessions have moved, those that are gone and those that live."""
+        total = copy.copy(self.totals)
+        total.waited = copy.deepcopy(self.totals.waited)
+        for session in self.table:
+            total.fold(session)
+        return total
 
     @property
     def openings(self) -> int:
@@ -277,6 +309,12 @@ class Peers:
             remote=remote,
             ping_interval=self._config.ping_interval,
             peer_timeout=self._config.peer_timeout,
+            levels=self._config.backpressure,
+            rate_limit_factor=(
+                self._config.peer_options.rate_limit_factor
+                if self._config.peer_options.enforce_rate_limits
+                else None
+            ),
         )
         old = resolution.old if isinstance(resolution, Supersedes) else None
         self.table.insert(session)
@@ -385,6 +423,14 @@ class Peers:
         """Pass the news on."""
         assert self._observer is not None
         self._observer.dig_tolerated(session)
+
+    def limit_exceeded(self, session: Session, opcode: int, verdict: Verdict) -> None:
+        """Count a dropped message; charge or drop a peer that goes too far (behaviour §8)."""
+        self.counters[f"rate_dropped.{opcode_name(opcode)}"] += 1
+        if verdict is Verdict.DISCONNECT:
+            self.session_ended(session, RemovalReason.DISCONNECTED)
+        elif verdict is not Verdict.DROP:
+            self.misbehaved(session, PenaltyReason.RATE_LIMIT_EXCEEDED)
 
     def misbehaved(self, session: Session, reason: PenaltyReason) -> None:
         """Charge a session's peer."""

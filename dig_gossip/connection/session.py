@@ -17,9 +17,14 @@ from twisted.python.failure import Failure
 
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.keepalive import Dead, Keepalive, Probe
+from dig_gossip.connection.lanes import Lanes, Offer
+from dig_gossip.connection.rate_limit import InboundLimiter, OutboundLimiter, Verdict
+from dig_gossip.connection.rate_table import max_frame_size, receive_rows, send_rows
 from dig_gossip.connection.requests import PendingRequests
+from dig_gossip.connection.transfers import Reassembly
 from dig_gossip.connection.websocket import PeerWebSocket
 from dig_gossip.errors import (
+    Backpressured,
     ClientError,
     GossipError,
     PeerNotConnected,
@@ -34,11 +39,15 @@ from dig_gossip.types.peer import (
     TransportKind,
 )
 from dig_gossip.types.reputation import PeerReputation, PenaltyReason
+from dig_gossip.types.sections import BackpressureConfig
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
-from dig_gossip.wire.opcodes import ChiaMessageType, is_dig
+from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig
+
+_ACCEPT = Verdict.ACCEPT
+_CHUNK = int(DigMessageType.MESSAGE_CHUNK)
 
 
 class RemovalReason(enum.Enum):
@@ -72,6 +81,9 @@ class SessionOwner(Protocol):
     def dig_tolerated(self, session: Session) -> None:
         """The peer has shown that it knows DIG opcodes."""
 
+    def limit_exceeded(self, session: Session, opcode: int, verdict: Verdict) -> None:
+        """A message was dropped because the peer sends too much, or too large ones."""
+
 
 @attrs.define(eq=False)
 class _Waiter:
@@ -82,6 +94,9 @@ class _Waiter:
 class Session:
     """One registered peer.
 
+    :param levels: thresholds of backpressure; None for none.
+    :param rate_limit_factor: share of the peer's limits that we use; None switches the rate
+        limits off, in both directions.
     :ivar opened_at: monotonic seconds of registration.
     :ivar tolerates_dig: whether opcodes 200..254 may be sent (wire §4.2); can become true later.
     Bounds: at most 16 384 pending requests (half the id space of our role).
@@ -100,6 +115,8 @@ class Session:
         remote: RemoteHandshake,
         ping_interval: float,
         peer_timeout: float,
+        levels: BackpressureConfig | None = None,
+        rate_limit_factor: float | None = None,
         transport: TransportKind = TransportKind.DIRECT,
     ) -> None:
         self.peer_id = peer_id
@@ -122,6 +139,22 @@ class Session:
         self.keepalive = Keepalive(
             ping_interval=ping_interval, peer_timeout=peer_timeout, now=clock.monotonic, rng=rng
         )
+        self._limiter: InboundLimiter | None = None
+        budget: OutboundLimiter | None = None
+        both_v2 = remote.has(Capability.RATE_LIMITS_V2)
+        rows = receive_rows(is_chia=not remote.tolerates_dig, both_v2=both_v2)
+        self._reassembly = Reassembly(
+            lambda opcode: max_frame_size(opcode, solicited=True, rows=rows)
+        )
+        if rate_limit_factor is not None:
+            self._limiter = InboundLimiter(rows, now=clock.monotonic)
+            budget = OutboundLimiter(
+                send_rows(both_v2=both_v2, is_rust=remote.is_rust),
+                now=clock.monotonic,
+                factor=rate_limit_factor,
+            )
+        cuts = remote.has(Capability.DIG_CHUNK)
+        self._writer.configure(Lanes(levels, budget, cuts=cuts, now=clock.monotonic), budget)
         # The hot path calls this for every read.
         self.heard = self.keepalive.heard
         self._pulse: Timer | None = None
@@ -165,18 +198,24 @@ class Session:
         return self._writer.bytes_sent
 
     @property
+    def lanes(self) -> Lanes:
+        """What waits for the transport."""
+        return self._writer.lanes
+
+    @property
     def queued_messages(self) -> int:
         """Messages that wait for the transport."""
         return self._writer.queued_messages
 
-    def send(self, frame: OutboundFrame) -> bool:
-        """Queue a message.
+    def send(self, frame: OutboundFrame, *, is_reply: bool = False) -> Offer:
+        """Send a message, or queue it.
 
-        :returns: False when the peer may not be sent this opcode, or cannot be sent anything.
+        :param is_reply: it answers the peer; backpressure then never drops it.
+        :returns: what became of it; true if it was sent or will be.
         """
         if is_dig(frame.message.type) and not self.tolerates_dig:
-            return False
-        return self._writer.send(frame)
+            return Offer.REFUSED
+        return self._writer.send(frame, is_reply=is_reply)
 
     def request(
         self, opcode: int, data: bytes, replies: frozenset[int], timeout: float
@@ -184,9 +223,9 @@ class Session:
         """Send a correlated request.
 
         :param replies: opcodes that may answer; 255 (Chia's error) always may.
-        :param timeout: seconds until ``RequestTimeout``.
+        :param timeout: seconds from the moment it is written until ``RequestTimeout``.
         :returns: fires with the answer, or fails with ``RequestTimeout``, ``PeerNotConnected``
-            (the peer was lost) or ``Backpressured`` (no free id).
+            (the peer was lost) or ``Backpressured`` (no free id, or its queue is too full).
         Cancellation: frees the waiter; a late answer is dropped.
         """
         if not self.remote.accepts_correlated_requests and opcode != ChiaMessageType.REQUEST_PEERS:
@@ -199,15 +238,23 @@ class Session:
             if waiter.timer is not None:
                 waiter.timer.cancel()
 
+        def written() -> None:
+            # Waiting in our own queue is not the peer's fault (PRI-103-X).
+            waiter.timer = self._clock.call_later(timeout, self._timed_out, request_id)
+
         deferred: Deferred[Message] = Deferred(cancelled)
         waiter = _Waiter(deferred)
         request_id = self._requests.open(waiter, replies)
-        if not self.send(OutboundFrame(Message(opcode, request_id, data))):
-            self._requests.forget(request_id)
-            deferred.errback(PeerNotConnected(self.peer_id))
-            return deferred
-        waiter.timer = self._clock.call_later(timeout, self._timed_out, request_id)
+        offer = self.send(OutboundFrame(Message(opcode, request_id, data), written))
+        if not offer and self._requests.forget(request_id) is not None:
+            deferred.errback(self.refusal(offer))
         return deferred
+
+    def refusal(self, offer: Offer) -> GossipError:
+        """The error that says why a message was not taken."""
+        if offer in (Offer.DROPPED, Offer.TOO_LARGE):
+            return Backpressured(f"{self.peer_id.hex()}: {offer.value}")
+        return PeerNotConnected(self.peer_id)
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection with a WebSocket status code."""
@@ -255,7 +302,18 @@ class Session:
         self.messages_received += 1
         self.bytes_received += len(payload)
         self.last_message_time = self._clock.unix()
+        self._take(message)
+
+    def _take(self, message: Message) -> None:
         opcode = message.type
+        if self._limiter is not None:
+            verdict = self._limiter.admit(opcode, len(message.data))
+            if verdict is not _ACCEPT:
+                self._owner.limit_exceeded(self, opcode, verdict)
+                return
+        if opcode == _CHUNK:
+            self._chunk_received(message)
+            return
         if message.id is not None and self._answered(message):
             return
         if not self.tolerates_dig and is_dig(opcode):
@@ -265,6 +323,14 @@ class Session:
             self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
             return
         self._owner.message_received(self, message)
+
+    def _chunk_received(self, chunk: Message) -> None:
+        try:
+            envelope = self._reassembly.received(chunk.data)
+            if envelope is not None:
+                self._take(Message.from_bytes(envelope))
+        except ClientError:
+            self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
 
     def text_received(self) -> None:
         """Charge the peer; the WebSocket closes next."""

@@ -45,7 +45,6 @@ from dig_gossip.util.deferreds import Observers
 _PATHS = frozenset({"/ws", "/"})
 #: Code and reason for whoever sends text.
 TEXT_CLOSE = (1003, "binary messages only")
-_MAX_CONTROL_BYTES = 125  # RFC 6455 §5.5
 
 
 class Receiver(Protocol):
@@ -183,7 +182,7 @@ class PeerWebSocket:
         # Set on the instance first: Autobahn keeps what it finds.
         autobahn.maxMessagePayloadSize = PRE_HANDSHAKE_MAX_MESSAGE_BYTES
         autobahn.maxFramePayloadSize = PRE_HANDSHAKE_MAX_MESSAGE_BYTES
-        self.writer = Writer(autobahn, as_client=not autobahn.factory.isServer)
+        self.writer = Writer(autobahn, as_client=not autobahn.factory.isServer, clock=self.clock)
         self.transports.add(self)
         super().connectionMade()  # type: ignore[misc]
 
@@ -230,13 +229,6 @@ class PeerWebSocket:
         if self._frames > MAX_FRAMES_PER_MESSAGE and not autobahn.failedByMe:
             # Empty continuation frames never reach a size limit.
             autobahn._max_message_size_exceeded(self._frames, MAX_FRAMES_PER_MESSAGE, "fragments")
-
-    def onFrameData(self, payload: bytes) -> bool | None:
-        frame = cast(Any, self).current_frame
-        if frame.opcode > 7 and frame.length > _MAX_CONTROL_BYTES:
-            return None  # refused already; Autobahn would collect it nevertheless
-        result: bool | None = super().onFrameData(payload)  # type: ignore[misc]
-        return result
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         autobahn = cast(Any, self)

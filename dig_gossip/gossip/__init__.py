@@ -1,1 +1,1 @@
-
+"""The gossip engines: pure, events in, effects out."""

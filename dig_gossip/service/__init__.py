@@ -1,1 +1,1 @@
-
+"""The node: life cycle, handle, routing, subscriptions."""

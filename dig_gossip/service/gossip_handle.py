@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python import threadable
 
+from dig_gossip.connection.lanes import Offer
 from dig_gossip.constants import DEFAULT_GOSSIP_REQUEST_TIMEOUT_SECS
 from dig_gossip.errors import (
     ClientError,
@@ -27,7 +28,6 @@ from dig_gossip.errors import (
     IntroducerNotConfigured,
     InvalidConfig,
     Io,
-    PeerNotConnected,
     RequestRejected,
     WrongDispatch,
 )
@@ -41,7 +41,7 @@ from dig_gossip.wire.chia import RequestPeers, RespondPeers, TimestampedPeerInfo
 from dig_gossip.wire.dig import RegisterAck
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
-from dig_gossip.wire.opcodes import is_dig, opcode_name
+from dig_gossip.wire.opcodes import MessagePriority, is_dig, opcode_name
 
 if TYPE_CHECKING:
     from dig_gossip.service.gossip_service import GossipService, Node
@@ -127,7 +127,7 @@ class GossipHandle:
     def _stats(self) -> GossipStats:
         node = self._node
         sessions = list(node.peers.table)
-        totals = node.peers.totals
+        totals = node.peers.sum()
         extra: dict[str, int] = attrs.asdict(node.router.plumtree.counters)
         extra.update(node.peers.counters)
         extra.update(node.router.counters)
@@ -135,16 +135,23 @@ class GossipHandle:
         extra["lagged"] = node.subscriptions.lagged
         extra["openings"] = node.peers.openings
         extra["queued_messages"] = sum(session.queued_messages for session in sessions)
+        extra["bulk_dropped"] = totals.bulk_dropped
+        extra["normal_delayed"] = totals.normal_delayed
+        extra["tx_suppressed"] = totals.tx_suppressed
+        for lane in MessagePriority:
+            for share in (50, 99):
+                wait = totals.waited[lane].percentile(share / 100)
+                extra[f"queue_us_p{share}.{lane.name.lower()}"] = round(wait * 1e6)
         outbound = node.peers.table.outbound_count
         return GossipStats(
             total_connections=totals.admitted,
             connected_peers=len(sessions),
             inbound_connections=len(sessions) - outbound,
             outbound_connections=outbound,
-            messages_sent=totals.messages_sent + sum(s.messages_sent for s in sessions),
-            messages_received=totals.messages_received + sum(s.messages_received for s in sessions),
-            bytes_sent=totals.bytes_sent + sum(s.bytes_sent for s in sessions),
-            bytes_received=totals.bytes_received + sum(s.bytes_received for s in sessions),
+            messages_sent=totals.messages_sent,
+            messages_received=totals.messages_received,
+            bytes_sent=totals.bytes_sent,
+            bytes_received=totals.bytes_received,
             seen_messages=node.router.plumtree.seen_count,
             extra=extra,
         )
@@ -207,7 +214,7 @@ class GossipHandle:
         :raises ClientError: it cannot be encoded.
         :raises PeerBanned, PeerNotConnected: nobody to send it to.
         :raises WrongDispatch: the peer does not know DIG opcodes.
-        :raises Backpressured: the peer's queue is full.
+        :raises Backpressured: the peer is too slow for bulk, or takes nothing this large.
         """
         node = self._node
         message = body if isinstance(body, Message) else registry.encode(body)
@@ -216,8 +223,9 @@ class GossipHandle:
         session = node.peers.get(peer_id)
         if is_dig(message.type) and not session.tolerates_dig:
             raise WrongDispatch(f"{peer_id.hex()} does not know {opcode_name(message.type)}")
-        if not session.send(OutboundFrame(message)):
-            raise PeerNotConnected(peer_id)
+        offer = session.send(OutboundFrame(message), is_reply=message.id is not None)
+        if not offer and offer is not Offer.SUPPRESSED:
+            raise session.refusal(offer)
 
     @_method
     async def respond(self, peer_id: PeerId, request: Message, body: Body) -> None:

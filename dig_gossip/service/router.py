@@ -183,7 +183,8 @@ class Router:
         if opcode == ChiaMessageType.REQUEST_PEERS:
             # Some peers drop the link when this goes unanswered (CON-004.2).
             answer = bytes(RespondPeers([]))
-            session.send(OutboundFrame(Message(ChiaMessageType.RESPOND_PEERS, message.id, answer)))
+            answering = Message(ChiaMessageType.RESPOND_PEERS, message.id, answer)
+            session.send(OutboundFrame(answering), is_reply=True)
         elif opcode in _PLUMTREE_CONTROL:
             self._guarded(lambda: self.plumtree.control_received(session.peer_id, message))
         elif routing is RoutingClass.CONTROL or opcode == ChiaMessageType.RESPOND_PEERS:

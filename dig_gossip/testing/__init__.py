@@ -1,1 +1,1 @@
-
+"""Public test kit: networks of whole nodes in memory, hostile peers, throw-away certificates."""

@@ -365,7 +365,7 @@ class GossipConfig:
         PlumtreeConfig, "Timers, waves and cache of the gossip tree.", optional=False
     )
     peer_options: PeerOptions = section(
-        PeerOptions, "How each session treats its peer. No effect yet.", optional=False
+        PeerOptions, "How each session treats its peer.", optional=False
     )
 
     # --- parts that are off unless configured ------------------------------------------------
@@ -496,7 +496,6 @@ _NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
     ),
     "tor": lambda config: config.tor is not None and config.tor.enabled,
     "erlay": lambda config: config.erlay is not None,
-    "backpressure": lambda config: config.backpressure is not None,
 }
 
 #: Their names, for documentation.

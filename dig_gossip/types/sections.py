@@ -50,6 +50,12 @@ class PeerOptions:
         """The share of each rate limit that we allow ourselves to send. Below 1 it keeps us clear
         of a peer's limits although its clock and windows differ from ours.""",
     )
+    enforce_rate_limits: bool = option(
+        True,
+        flag,
+        """Whether rates are limited at all, in both directions. Off only among nodes that trust
+        one another, or to measure: peers that do limit will drop what is too much.""",
+    )
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("plumtree"))

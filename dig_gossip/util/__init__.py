@@ -1,1 +1,1 @@
-
+"""Clocks, tasks, Deferreds, addresses, text: what every layer may use."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 
 from dig_gossip.wire.message import Message
 
@@ -44,10 +45,12 @@ def mask(payload: bytes, key: bytes) -> bytes:
 class OutboundFrame:
     """A message on its way out: encoded when first asked for, once per role."""
 
-    __slots__ = ("_as_client", "_as_server", "message", "size")
+    __slots__ = ("_as_client", "_as_server", "message", "size", "written")
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: Message, written: Callable[[], None] | None = None) -> None:
         self.message = message
+        #: called when it is handed to the transport; for a message to one session only
+        self.written = written
         #: serialized message, bytes; what queues and counters count
         self.size = len(message)
         self._as_server: bytes | None = None

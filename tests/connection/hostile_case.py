@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dig_gossip import PeerOptions
 from dig_gossip.connection.session import Session
 from dig_gossip.constants import CLOSE_TIMEOUT_SECS
 from dig_gossip.service.gossip_service import Node
@@ -22,7 +23,8 @@ class HostileCase(NetworkCase):
 
     def setUp(self) -> None:
         super().setUp()
-        [self.node] = self.nodes(1)
+        # Rates are limited elsewhere; here a peer may try as often as it likes.
+        [self.node] = self.nodes(1, peer_options=PeerOptions(enforce_rate_limits=False))
 
     @property
     def parts(self) -> Node:

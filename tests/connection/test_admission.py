@@ -11,7 +11,6 @@ from dig_gossip.connection.admission import (
     AcceptFacts,
     DialFacts,
     SessionFacts,
-    close_code,
     refuse_accept,
     refuse_dial,
     refuse_session,
@@ -20,7 +19,6 @@ from dig_gossip.connection.peer_table import Refused, Supersedes, Vacant
 from dig_gossip.errors import (
     ClientError,
     ClientErrorKind,
-    ConnectionFiltered,
     DuplicateConnection,
     GossipError,
     MaxConnectionsReached,
@@ -292,19 +290,3 @@ class RefuseSessionTests(SynchronousTestCase):
                 inbound_sessions=inbound,
             )
             self.assertIs(isinstance(error, MaxConnectionsReached), refused)
-
-
-class CloseCodeTests(SynchronousTestCase):
-    """What the other end is told."""
-
-    def test_every_refusal_has_its_code(self) -> None:
-        """Bans and wrong identities 1008, no slot 1013, anything else 1000.  CON-002.5"""
-        for error, code in (
-            (SelfConnection(), 1000),
-            (DuplicateConnection(peer(1)), 1000),
-            (ConnectionFiltered("INT-006"), 1000),
-            (PeerBanned(peer(1)), 1008),
-            (ClientError(ClientErrorKind.TLS, "another identity"), 1008),
-            (MaxConnectionsReached(50), 1013),
-        ):
-            self.assertEqual(close_code(error), code)

@@ -151,7 +151,7 @@ class Validate(HandshakeTestCase):
                 protocol_version="0.0.37",
                 software_version="dig-gossip-py/1.0",
                 server_port=9444,
-                capabilities=frozenset({1, 2, 3, 6, 200, 201}),
+                capabilities=frozenset({1, 2, 3, 6, 200, 201, 205}),
             ),
         )
         self.assertTrue(facts.has(Capability.DIG_PLUMTREE))
@@ -377,7 +377,7 @@ class Build(HandshakeTestCase):
                 software_version="dig-gossip-py/1.0",
                 server_port=9444,
                 node_type=1,
-                capabilities=tuple((code, "1") for code in (1, 2, 3, 6, 200, 201)),
+                capabilities=tuple((code, "1") for code in (1, 2, 3, 6, 200, 201, 205)),
             ),
         )
 
@@ -388,7 +388,7 @@ class Build(HandshakeTestCase):
             network_id=vector["fields"]["network_id"],
             software_version=vector["fields"]["software_version"],
             server_port=9444,
-            capabilities=[*handshake.DEFAULT_CAPABILITIES, 202, 203, 204],
+            capabilities=[*handshake.DEFAULT_CAPABILITIES[:-1], 202, 203, 204],
         )
         self.assertEqual(bytes(body).hex(), vector["hex"])
 

@@ -11,12 +11,15 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from dig_gossip.connection.lanes import Offer
 from dig_gossip.connection.writer import Writer
 from dig_gossip.constants import MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES
+from dig_gossip.testing.clock import SimulatedClock
 from dig_gossip.testing.hostile import CLOSE, take_frame
+from dig_gossip.util.clock import Clock
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
-from tests.connection.test_websocket import WebSocketCase
+from tests.connection.websocket_case import WebSocketCase
 
 ENVELOPE = 6
 
@@ -72,7 +75,7 @@ class WriterCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.owner = FakeOwner()
-        self.writer = Writer(self.owner, as_client=False)
+        self.writer = Writer(self.owner, as_client=False, clock=Clock(SimulatedClock()))
         self.owner.writer = self.writer
         self.overflows = 0
         self.writer.on_overflow(self.overflowed)
@@ -92,7 +95,7 @@ class WriterTests(WriterCase):
 
     def test_nothing_is_accepted_before_it_is_open(self) -> None:
         """And nothing of it turns up later.  BP-101-X"""
-        writer = Writer(self.owner, as_client=False)
+        writer = Writer(self.owner, as_client=False, clock=Clock(SimulatedClock()))
         self.assertFalse(writer.is_open or writer.is_writable)
         self.assertFalse(writer.send(frame()))
         self.assertFalse(writer.ping(b""))
@@ -111,7 +114,7 @@ class WriterTests(WriterCase):
     def test_a_client_masks_and_a_server_does_not(self) -> None:
         """As RFC 6455 demands.  wire §2"""
         for as_client in (True, False):
-            writer = Writer(self.owner, as_client=as_client)
+            writer = Writer(self.owner, as_client=as_client, clock=Clock(SimulatedClock()))
             writer.open()
             writer.send(frame(b"x"))
             self.assertEqual(bool(self.owner.raw[-1][1] & 0x80), as_client)
@@ -244,7 +247,7 @@ class OverflowTests(WriterCase):
             half = MAX_QUEUED_BYTES // 2
             self.assertTrue(self.writer.send(frame(bytes(half - ENVELOPE))))
             last = frame(bytes(MAX_QUEUED_BYTES - half - ENVELOPE + excess))
-            self.assertEqual(self.writer.send(last), fits)
+            self.assertEqual(bool(self.writer.send(last)), fits)
             if fits:
                 self.assertEqual(self.writer.queued_bytes, MAX_QUEUED_BYTES + excess)
                 self.assertEqual(self.overflows, 0)
@@ -268,7 +271,7 @@ class OverflowTests(WriterCase):
 
     def test_overflow_closes_also_when_nobody_is_told(self) -> None:
         """Memory comes first.  BP-101-X"""
-        writer = Writer(self.owner, as_client=True)
+        writer = Writer(self.owner, as_client=True, clock=Clock(SimulatedClock()))
         writer.open()
         writer.pauseProducing()
         for _ in range(MAX_QUEUED_MESSAGES + 1):
@@ -278,11 +281,11 @@ class OverflowTests(WriterCase):
 
     def test_whoever_is_told_may_send(self) -> None:
         """The writer is closed before it tells anybody.  BP-101-X"""
-        answers: list[bool] = []
+        answers: list[Offer] = []
         self.writer.on_overflow(lambda: answers.append(self.writer.send(frame())))
         for _ in range(MAX_QUEUED_MESSAGES + 1):
             self.writer.send(frame())
-        self.assertEqual(answers, [False])
+        self.assertEqual(answers, [Offer.CLOSED])
 
     def assert_overflowed(self) -> None:
         self.assertEqual(self.overflows, 1)
@@ -354,7 +357,7 @@ class ModelTests(SynchronousTestCase):
     def test_writer_agrees_with_its_model(self, events: list[str]) -> None:
         """Order is kept, nothing is written while paused or closed, nothing is lost.  BP-101-X"""
         owner = FakeOwner()
-        writer = owner.writer = Writer(owner, as_client=True)
+        writer = owner.writer = Writer(owner, as_client=True, clock=Clock(SimulatedClock()))
         writer.open()
         accepted: list[bytes] = []
         is_paused = is_closed = False

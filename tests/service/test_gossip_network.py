@@ -7,7 +7,7 @@ from collections import Counter
 
 from twisted.internet.defer import Deferred
 
-from dig_gossip import GossipStats, Message, PlumtreeRole, WrongDispatch
+from dig_gossip import GossipStats, Message, PeerOptions, PlumtreeRole, WrongDispatch
 from dig_gossip.testing.network import MemoryNetwork, MemoryNode
 from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
@@ -54,7 +54,7 @@ class HundredNodesTests(NetworkCase):
 
     def test_survivors_deliver_everything_exactly_once(self) -> None:
         """Silent deaths, origins at random, one connected tree.  PLT-004, PLT-005, PRF-005"""
-        nodes = self.nodes(100)
+        nodes = self.nodes(100, peer_options=PeerOptions(enforce_rate_limits=False))
         for dialer, dialed in random_links(100, 8, self.rng):
             # All at once: the network grows as a real one does.
             dialing = nodes[dialer].handle.connect_to(nodes[dialed].address)

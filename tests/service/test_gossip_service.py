@@ -22,6 +22,7 @@ from dig_gossip import (
     Lifecycle,
     Message,
     PeerNotConnected,
+    PeerOptions,
     RelayConfig,
     RequestTimeout,
     ServiceNotStarted,
@@ -357,7 +358,7 @@ class HandleTests(NetworkCase):
 
     def test_subscriptions_are_independent_and_bounded(self) -> None:
         """The oldest is lost and counted; the other subscriber is not affected.  API-002.3"""
-        one, other = self.connected()
+        one, other = self.connected(peer_options=PeerOptions(enforce_rate_limits=False))
         slow, quick = other.handle.inbound_receiver(), other.handle.inbound_receiver()
         got: list[bytes] = []
 

@@ -77,7 +77,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "rng": None,
         "resolver": None,
     },
-    PeerOptions: {"rate_limit_factor": 0.6},
+    PeerOptions: {"rate_limit_factor": 0.6, "enforce_rate_limits": True},
     PlumtreeConfig: {
         "lazy_timeout_ms": 500,
         "adaptive_timers": True,
@@ -494,7 +494,6 @@ class AvailabilityTests(SynchronousTestCase):
         "peer_id_rotation": PeerIdRotationConfig(),
         "tor": TorConfig(enabled=True),
         "erlay": ErlayConfig(),
-        "backpressure": BackpressureConfig(),
     }
 
     def test_the_default_asks_for_nothing_that_is_missing(self) -> None:

@@ -1,0 +1,183 @@
+"""Lanes, backpressure and rate limits as whole nodes apply them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dig_gossip import BackpressureConfig, Backpressured, Message, PeerOptions
+from dig_gossip.testing.hostile import HostilePeer
+from dig_gossip.testing.network import MemoryNode
+from tests.network_case import NetworkCase
+
+NEW_PEAK, RESPOND_BLOCKS, REQUEST_PEERS, RESPOND_PEERS = 20, 30, 43, 44
+UNLIMITED = PeerOptions(enforce_rate_limits=False)
+
+
+class InboundLimitTests(NetworkCase):
+    """What a peer may send us, charged to the live reader."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.node,) = self.nodes(1)
+        self.peer = HostilePeer(self.network)
+        self.peer.join(self.node.address)
+        self.network.advance(1)
+        self.addCleanup(self.peer.drop)
+
+    def points(self) -> int:
+        peers = self.node.service.node.peers
+        return peers.reputation(self.peer.peer_id).penalty_points
+
+    def test_excess_is_dropped_then_charged(self) -> None:
+        """Ten a minute are answered, up to 12 are dropped, then it costs.  CON-005.2, RL-103-X"""
+        for count, answered, points in ((10, 10, 0), (2, 10, 0), (1, 10, 15)):
+            for _ in range(count):
+                self.peer.send_message(Message(REQUEST_PEERS, None, b""))
+            self.network.advance(0.1)
+            answers = [m for m in self.peer.messages if m.type == RESPOND_PEERS]
+            self.assertEqual((len(answers), self.points()), (answered, points))
+        self.assertEqual(self.counter(self.node, "rate_dropped.request_peers"), 3)
+        self.network.advance(61)
+        self.peer.send_message(Message(REQUEST_PEERS, None, b""))
+        self.network.advance(0.1)
+        answers = [m for m in self.peer.messages if m.type == RESPOND_PEERS]
+        self.assertEqual(len(answers), 11)
+
+    def test_seven_violations_ban(self) -> None:
+        """A hundred points and out.  CON-005.2"""
+        for _ in range(12 + 7):
+            self.peer.send_message(Message(REQUEST_PEERS, None, b""))
+        self.network.advance(1)
+        self.assertEqual(self.peer_ids(self.node), set())
+        assert self.peer.closed is not None
+        self.assertEqual(self.peer.closed.code, 1008)
+
+    def test_a_forwarder_is_not_charged_for_a_flood(self) -> None:
+        """Dropped, not delivered, not seen, and no points.  RL-104-X, CON-005.2"""
+        receiver = self.node.handle.inbound_receiver()
+        for number in range(150):
+            self.peer.send_message(Message(200, None, number.to_bytes(2, "big")))
+        self.network.advance(1)
+        self.assertEqual((len(receiver), self.points()), (100, 0))
+        self.assertEqual(self.node.service.node.router.plumtree.seen_count, 100)
+        self.assertEqual(self.counter(self.node, "rate_dropped.new_attestation"), 50)
+
+    def test_an_oversized_message_is_charged(self) -> None:
+        """A peak has 88 bytes; 512 pass, 513 do not.  RL-104-X"""
+        receiver = self.node.handle.inbound_receiver()
+        self.peer.send_message(Message(NEW_PEAK, None, bytes(512)))
+        self.network.advance(0.1)
+        self.assertEqual((len(receiver), self.points()), (1, 0))
+        self.peer.send_message(Message(NEW_PEAK, None, bytes(513)))
+        self.network.advance(0.1)
+        self.assertEqual((len(receiver), self.points()), (1, 15))
+
+
+class OutboundLimitTests(NetworkCase):
+    """We keep within what our peers allow."""
+
+    def test_what_is_too_much_now_goes_later(self) -> None:
+        """Never more than 0.6 of the row in 60 s; nothing is lost.  CON-005.3, RL-103-X"""
+        one, other = self.connected()
+        receiver = other.handle.inbound_receiver()
+        for number in range(150):
+            data = number.to_bytes(2, "big")
+            self.network.run(one.handle.broadcast(Message(200, None, data)))
+        self.network.advance(1)
+        self.assertEqual(len(receiver), 60)
+        self.network.advance(240)
+        got = [self.network.run(receiver.get())[1].data for _ in range(150)]
+        self.assertEqual(got, [number.to_bytes(2, "big") for number in range(150)])
+        self.assertEqual(self.counter(other, "rate_dropped.new_attestation"), 0)
+
+    def test_what_can_never_go_is_refused_at_once(self) -> None:
+        """Larger than its row: the caller is told.  CON-005.3"""
+        one, other = self.connected()
+        error = self.assertFires(
+            Backpressured, one.handle.send_to(other.peer_id, Message(NEW_PEAK, None, bytes(513)))
+        )
+        self.assertIn(other.peer_id.hex(), str(error))
+
+
+class LaneTests(NetworkCase):
+    """Order under load, over a link that is full."""
+
+    sent = 0
+
+    def full_link(self, **options: Any) -> tuple[MemoryNode, MemoryNode]:
+        one, other = self.connected(peer_options=UNLIMITED, **options)
+        self.network.cut(one.host, other.host)
+        while self.session(one, other)._writer.is_writable:
+            self.send(one, other, RESPOND_BLOCKS, 60_000)
+        return one, other
+
+    def send(self, one: MemoryNode, other: MemoryNode, opcode: int, size: int = 40) -> None:
+        self.sent += 1  # no two messages are the same
+        data = self.sent.to_bytes(4, "big") + bytes(size - 4)
+        self.network.run(one.handle.send_to(other.peer_id, Message(opcode, None, data)))
+
+    def received(self, node: MemoryNode) -> list[int]:
+        receiver = node.handle.inbound_receiver()
+        self.network.heal()
+        self.network.advance(5)
+        return [self.network.run(receiver.get())[1].type for _ in range(len(receiver))]
+
+    def test_critical_overtakes_everything_that_waits(self) -> None:
+        """Then normal, then bulk.  PRI-003"""
+        one, other = self.full_link()
+        for opcode in (RESPOND_BLOCKS, 32, NEW_PEAK):
+            self.send(one, other, opcode)
+        self.assertEqual(self.received(other)[-3:], [NEW_PEAK, 32, RESPOND_BLOCKS])
+
+    def test_critical_overtakes_the_rest_of_a_large_message(self) -> None:
+        """Between peers that agree it leaves in chunks.  design D9"""
+        one, other = self.full_link()
+        self.send(one, other, RESPOND_BLOCKS, 1_000_000)
+        self.send(one, other, NEW_PEAK)
+        received = self.received(other)
+        self.assertEqual(received[-2:], [NEW_PEAK, RESPOND_BLOCKS])
+        self.assertEqual(self.counter(other, "penalty.protocol_violation"), 0)
+
+    def test_large_messages_arrive_whole(self) -> None:
+        """Whatever their size.  design D9"""
+        one, other = self.connected(peer_options=UNLIMITED)
+        receiver = other.handle.inbound_receiver()
+        for size in (65_530, 65_531, 300_000, 5_000_000):
+            data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            self.network.run(one.handle.send_to(other.peer_id, Message(RESPOND_BLOCKS, None, data)))
+            self.assertEqual(self.network.run(receiver.get())[1].data, data)
+
+    def test_levels_shed_what_they_should(self) -> None:
+        """Bulk is refused, normal is delayed, critical passes.  PRI-005, PRI-007, PRI-008"""
+        levels = BackpressureConfig(
+            tx_dedup_threshold=1, bulk_drop_threshold=2, normal_delay_threshold=3
+        )
+        one, other = self.full_link(backpressure=levels)
+        for _ in range(3):
+            self.send(one, other, NEW_PEAK)
+        bulk = Message(RESPOND_BLOCKS, None, b"")
+        self.assertFires(Backpressured, one.handle.send_to(other.peer_id, bulk))
+        reply = Message(RESPOND_BLOCKS, 7, b"")
+        self.network.run(one.handle.send_to(other.peer_id, reply))
+        self.send(one, other, 32)
+        self.assertEqual(self.counter(one, "bulk_dropped"), 1)
+        self.assertEqual(self.counter(one, "normal_delayed"), 1)
+        self.assertEqual(self.received(other)[-5:], [NEW_PEAK] * 3 + [32, RESPOND_BLOCKS])
+
+    def test_a_request_does_not_time_out_in_our_own_queue(self) -> None:
+        """Its time begins when it is written.  PRI-103-X"""
+        one, other = self.full_link()
+        waiting = one.handle.request_peers_from(other.peer_id)
+        self.network.advance(40)
+        self.assertFalse(waiting.called)
+        self.network.heal()
+        self.assertEqual(list(self.network.run(waiting).peer_list), [])
+
+    def test_waits_are_shown_per_lane(self) -> None:
+        """So that an operator sees who holds up whom.  STA-101-X"""
+        one, other = self.full_link()
+        self.send(one, other, NEW_PEAK)
+        self.network.advance(2)
+        self.received(other)
+        self.assertGreaterEqual(self.counter(one, "queue_us_p99.critical"), 2_000_000)
+        self.assertEqual(self.counter(one, "queue_us_p99.normal"), 0)
