@@ -7,7 +7,7 @@ from typing import Any
 
 from _twisted_end import TwistedEnd, main, run
 
-from dig_gossip import GossipConfig, GossipService, Message
+from dig_gossip import GossipConfig, GossipService, Message, PeerOptions
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.peer import PeerId
@@ -32,6 +32,7 @@ class DigEnd(TwistedEnd):
             peers_file_path=None,
             max_connections=10_000,
             target_outbound_count=0,
+            peer_options=PeerOptions(enforce_rate_limits=False),
         )
         self._service = GossipService(config, identity=self.identity)
         self._handle = await self._service.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pair import two_nodes
 from twisted.internet.task import react
 
-from dig_gossip import DigMessageType, Message
+from dig_gossip import ChiaMessageType, Message
 
 
 async def main(reactor: object) -> None:
@@ -13,7 +13,7 @@ async def main(reactor: object) -> None:
         slow, fast = bob.inbound_receiver(), bob.inbound_receiver()
         for number in range(300):
             payload = number.to_bytes(2, "big")
-            await alice.broadcast(Message(DigMessageType.NEW_ATTESTATION, None, payload))
+            await alice.broadcast(Message(ChiaMessageType.NEW_TRANSACTION, None, payload))
             await fast.get()
         _, oldest = await slow.get()
         first = int.from_bytes(oldest.data, "big")

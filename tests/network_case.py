@@ -64,4 +64,5 @@ class NetworkCase(SynchronousTestCase):
         """The Deferred fails with this error; returns it."""
         with self.assertRaises(error) as caught:
             self.network.run(deferred)
-        return caught.exception
+        raised: GossipError = caught.exception
+        return raised

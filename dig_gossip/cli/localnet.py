@@ -21,8 +21,8 @@ from dig_gossip.errors import GossipError
 from dig_gossip.service.gossip_service import GossipService
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.config import GossipConfig
-from dig_gossip.types.sections import PeerOptions
 from dig_gossip.types.peer import PlumtreeRole
+from dig_gossip.types.sections import PeerOptions
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType

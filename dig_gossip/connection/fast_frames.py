@@ -122,8 +122,9 @@ class FastFrames:
             return
         if self.state == _CLOSED:
             self.data = b""
-            self._drop_frame()
+            self.message_data = self.frame_data = []
             self._fragments = 0
+            self._drop_frame()
         self.half_received = self._taken + len(self.data) + self._fragments
 
     def onMessageBegin(self, isBinary: bool) -> None:

@@ -23,6 +23,7 @@ from dig_gossip.connection.rate_table import max_frame_size, receive_rows, send_
 from dig_gossip.connection.requests import PendingRequests
 from dig_gossip.connection.transfers import Reassembly
 from dig_gossip.connection.websocket import PeerWebSocket
+from dig_gossip.constants import WS_MAX_MESSAGE_BYTES
 from dig_gossip.errors import (
     Backpressured,
     ClientError,
@@ -143,9 +144,8 @@ class Session:
         budget: OutboundLimiter | None = None
         both_v2 = remote.has(Capability.RATE_LIMITS_V2)
         rows = receive_rows(is_chia=not remote.tolerates_dig, both_v2=both_v2)
-        self._reassembly = Reassembly(
-            lambda opcode: max_frame_size(opcode, solicited=True, rows=rows)
-        )
+        self._largest = rows if rate_limit_factor is not None else None
+        self._reassembly = Reassembly(self._largest_message)
         if rate_limit_factor is not None:
             self._limiter = InboundLimiter(rows, now=clock.monotonic)
             budget = OutboundLimiter(
@@ -323,6 +323,11 @@ class Session:
             self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
             return
         self._owner.message_received(self, message)
+
+    def _largest_message(self, opcode: int) -> int:
+        if self._largest is None:
+            return WS_MAX_MESSAGE_BYTES
+        return max_frame_size(opcode, solicited=True, rows=self._largest)
 
     def _chunk_received(self, chunk: Message) -> None:
         try:

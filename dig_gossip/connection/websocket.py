@@ -11,6 +11,7 @@ Callbacks come in this order. Server: ``connectionMade``, ``handshakeCompleted``
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Protocol, cast
 
 import txaio
@@ -34,6 +35,7 @@ from dig_gossip.constants import (
     PRE_HANDSHAKE_MAX_FRAMES,
     PRE_HANDSHAKE_MAX_MESSAGE_BYTES,
     PRE_OPEN_MAX_BYTES,
+    UNSENT_MAX_BYTES,
     WS_MAX_MESSAGE_BYTES,
 )
 from dig_gossip.errors import GossipError
@@ -185,6 +187,7 @@ class PeerWebSocket:
         self.writer = Writer(autobahn, as_client=not autobahn.factory.isServer, clock=self.clock)
         self.transports.add(self)
         super().connectionMade()  # type: ignore[misc]
+        _limit_unsent(autobahn.transport)
 
     def dataReceived(self, data: bytes) -> None:
         autobahn = cast(Any, self)
@@ -344,6 +347,17 @@ class PeerClientProtocol(PeerWebSocket, WebSocketClientProtocol):  # type: ignor
             super().processHandshake()
         except UnicodeDecodeError:  # it wants to log the response
             self.failHandshake("the response is not text")
+
+
+def _limit_unsent(transport: Any) -> None:  # Any: a TLS transport over whatever carries it
+    """Keep what waits above the socket: the kernel buffers little that is not under way (D9)."""
+    get_handle = getattr(getattr(transport, "transport", None), "getHandle", None)
+    handle = None if get_handle is None else get_handle()
+    if isinstance(handle, socket.socket) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        try:
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MAX_BYTES)
+        except OSError:
+            pass  # not TCP, or gone already
 
 
 #: Everything explicit: the defaults are unlimited sizes, an HTML page and a version banner, and

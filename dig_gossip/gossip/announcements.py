@@ -193,7 +193,7 @@ class Announcements:
                 if batch.flushed_at + self._delay > soon:
                     place.due = self._draw(batch.flushed_at)
                     break
-                place.next = max(place.next, batch.end)
+                place.next = batch.end
             frames.append((peer, self._unaware(peer, begin, place.next)))
         effects = self._frames(frames)
         self._trim()

@@ -105,7 +105,6 @@ class MissingMessages:
         """Take a message out: it came, or nobody would send it."""
         missing = self._missing.pop(digest, None)
         if missing is not None:
-            missing.deadline = math.inf
             for peer in missing.announced_at:
                 self._forget_announcement(peer, digest)
         return missing

@@ -252,8 +252,7 @@ class Plumtree:
             peers = self._outsiders.owed(digest, flood=False, chia=to_chia, exclude=exclude)
             return BroadcastResult(self._push(peers, message), 0)
         self._pending.settle(digest)  # the application has given its verdict
-        aware = sighting.aware or set()
-        sighting.aware = None
+        aware, sighting.aware = sighting.aware or set(), None
         missing = self._fetching.found(digest)
         if missing is not None:
             aware.update(missing.announced_at)
@@ -324,8 +323,7 @@ class Plumtree:
         if pending is None:
             return []
         sighting = pending.sighting
-        aware = sighting.aware or set()
-        sighting.aware = None
+        aware, sighting.aware = sighting.aware or set(), None
         if verdict is not Verdict.ACCEPT:
             sighting.stage = Stage.REFUSED
             self.counters.refused += 1

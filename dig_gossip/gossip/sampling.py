@@ -5,6 +5,7 @@ Engines row of the stage table; pure.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 PRUNE_PERIOD_SECS: Final = 1.0  # one message in so long may cut
@@ -35,23 +36,28 @@ class PruneSampler:
         self._began = 0.0
         self._current = 0
         self._previous = 0
+        self._last = -math.inf
+        self._last_but_one = -math.inf
 
     def message_seen(self, now: float) -> None:
         """Count a message that is new to the tree."""
         if now - self._began >= PRUNE_PERIOD_SECS:
             self._turn(now)
         self._current += 1
+        self._last_but_one, self._last = self._last, now
 
     def may_prune(self, digest: bytes, now: float) -> bool:
         """Whether a duplicate of this message is reason enough to cut.
 
         :param digest: the message's hash, 32 bytes.
         """
+        if now - self._last_but_one >= PRUNE_PERIOD_SECS:
+            return True
         if now - self._began >= PRUNE_PERIOD_SECS:
             self._turn(now)
         remaining = 1 - (now - self._began) / PRUNE_PERIOD_SECS
         recent = self._current + self._previous * remaining
-        return recent <= 1 or int.from_bytes(digest[:4], "big") * recent < _HASH_SPACE
+        return int.from_bytes(digest[:4], "big") * recent < _HASH_SPACE
 
     def _turn(self, now: float) -> None:
         if now - self._began < 2 * PRUNE_PERIOD_SECS:

@@ -241,6 +241,17 @@ class PlumtreeNetwork:
                 reached += len(effect.peers)
         return reached
 
+    def send(self, node: PeerId, peer: PeerId, message: Message) -> None:
+        """Put a frame on a link, as if an engine had sent it."""
+        latency = self._latency[node].get(peer)
+        if latency is None:
+            return
+        column = 2 if message.type in _CONTROL else 0
+        self._traffic[column] += 1
+        self._traffic[column + 1] += len(message)
+        if self.lose is None or not self.lose(node, peer, message):
+            self._at(self.time + latency, lambda: self._arrive(node, peer, message))
+
     def run_for(self, seconds: float) -> None:
         """Let time pass."""
         end = self.time + seconds
@@ -304,7 +315,7 @@ class PlumtreeNetwork:
             match effect:
                 case Send(peers, message):
                     for peer in peers:
-                        self._send(node, peer, message)
+                        self.send(node, peer, message)
                 case Deliver(_, message):
                     digest = message_hash(message)
                     self._copies.setdefault(digest, Counter())[node] += 1
@@ -317,16 +328,6 @@ class PlumtreeNetwork:
                     self._perform(node, self.engines[node].validated(digest, verdict))
                 case Penalize(peer, reason):
                     self.penalties.append((peer, reason))
-
-    def _send(self, node: PeerId, peer: PeerId, message: Message) -> None:
-        latency = self._latency[node].get(peer)
-        if latency is None:
-            return
-        column = 2 if message.type in _CONTROL else 0
-        self._traffic[column] += 1
-        self._traffic[column + 1] += len(message)
-        if self.lose is None or not self.lose(node, peer, message):
-            self._at(self.time + latency, lambda: self._arrive(node, peer, message))
 
     def _arrive(self, sender: PeerId, node: PeerId, message: Message) -> None:
         if node in self._dead or sender not in self._latency[node]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import attrs
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL import SSL
+from twisted.internet import _producer_helpers
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, Cooperator
 from twisted.protocols.tls import (
     BufferingTLSTransport,
     TLSMemoryBIOFactory,
@@ -23,7 +29,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from dig_gossip.connection.fast_tls import FastTLSFactory
+from dig_gossip.connection import fast_tls
+from dig_gossip.connection.fast_tls import FastTLS, FastTLSFactory
 from dig_gossip.testing.certificates import throwaway_identity
 from dig_gossip.tls.context import PeerTLS
 
@@ -70,9 +77,10 @@ class FakeTCP:
         self.reading = False
 
     def abortConnection(self) -> None:
-        self.disconnecting = True
-        self.clock.callLater(0, self.lose, ConnectionAborted())
-        self.clock.callLater(0, self.peer.lose, ConnectionLost())
+        if self.connected:
+            self.disconnecting = True
+            self.clock.callLater(0, self.lose, ConnectionAborted())
+            self.clock.callLater(0, self.peer.lose, ConnectionLost())
 
     def loseWriteConnection(self) -> None:
         self.clock.callLater(0, self.peer.lose, ConnectionDone())
@@ -158,6 +166,7 @@ class App(Protocol):
     def __init__(self, react: str = "") -> None:
         self.log: list[Any] = []
         self.sent = random.Random(7)
+        self.written = bytearray()
         self.received = bytearray()
         self.deliveries = 0
         self.react = react
@@ -167,7 +176,9 @@ class App(Protocol):
         self.log.append(event)
 
     def content(self, size: int) -> bytes:
-        return self.sent.randbytes(size)
+        data = self.sent.randbytes(size)
+        self.written += data
+        return data
 
     def write(self, size: int) -> None:
         self.transport.write(self.content(size))
@@ -197,7 +208,7 @@ class App(Protocol):
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        self.note(reason.type.__name__)
+        self.note(type(reason.value).__name__)
 
 
 @attrs.define
@@ -225,6 +236,10 @@ class Link:
     def perform(self, operation: str, side: int, sizes: list[int]) -> None:
         """Carry out one line of a script."""
         app, tls, tcp = self.apps[side], self.tls[side], self.tcp[side]
+        if tls._aborted and tls._producer is not None:
+            return  # where we differ: Twisted goes on encrypting, and fails
+        if not tcp.connected and operation not in ("write", "sequence", "lose"):
+            return  # another difference: Twisted looks for TLS that is gone
         if operation == "write":
             for size in sizes:
                 app.write(size)
@@ -243,8 +258,7 @@ class Link:
             if tls._producer is None:
                 tls.registerProducer(Quiet(app), True)
         elif operation == "unregister":
-            if tcp.connected:  # afterwards Twisted's own fails
-                tls.unregisterProducer()
+            tls.unregisterProducer()
         elif operation == "full" and tcp.producer is not None:
             tcp.producer.pauseProducing()
         elif operation == "empty" and tcp.producer is not None:
@@ -259,8 +273,12 @@ class Link:
         return [(app.log, len(app.received), sha256(app.received).hexdigest()) for app in self.apps]
 
 
-FAST = [FastTLSFactory, FastTLSFactory]
-Factories = list[type[TLSMemoryBIOFactory]]
+Factories = Sequence[type[TLSMemoryBIOFactory]]
+FAST: Factories = [FastTLSFactory, FastTLSFactory]
+
+
+def _itself(app: App) -> App:
+    return app
 
 
 def connect(
@@ -272,7 +290,7 @@ def connect(
     tcp = [FakeTCP(clock) for _ in apps]
     tls = []
     for side, app in enumerate(apps):
-        wrapped = Factory.forProtocol(lambda app=app: app)  # type: ignore[arg-type]
+        wrapped = Factory.forProtocol(partial(_itself, app))
         factory = factories[side](creators[side], side == CLIENT, wrapped, clock)
         tcp[side].protocol = factory.buildProtocol(None)
         tcp[side].peer = tcp[1 - side]
@@ -310,7 +328,9 @@ _bursts = st.lists(
     ),
     max_size=5,
 )
-_ending = st.lists(_operations("write", "lose", "unregister", "half", "read"), max_size=5)
+_ending = st.lists(
+    _operations("write", "lose", "unregister", "half", "read", "abort", "cut"), max_size=5
+)
 _reacts = st.tuples(
     *[st.sampled_from(["", "early", "greet", "reply", "close", "greet reply", "reply close"])] * 2
 )
@@ -320,12 +340,16 @@ _seed = st.integers(0, 2**32)
 class SameAsTwistedTests(SynchronousTestCase):
     """Twisted's transport, ours, and one of each, driven by the same script."""
 
-    def compare(self, script: Callable[[Link], None], *reacts: str) -> None:
+    def compare(
+        self,
+        script: Callable[[Link], None],
+        *reacts: str,
+    ) -> None:
         """Check that the applications see the same, whoever carries their bytes."""
         expected = connect([Unbuffered, Unbuffered], *reacts)
         script(expected)
         for factories in (FAST, [Unbuffered, FastTLSFactory], [FastTLSFactory, Unbuffered]):
-            link = connect(factories, *reacts)  # type: ignore[arg-type]
+            link = connect(factories, *reacts)
             script(link)
             self.assertEqual(link.outcome(), expected.outcome(), factories)
 
@@ -344,3 +368,308 @@ class SameAsTwistedTests(SynchronousTestCase):
                 link.settle(rng)
 
         self.compare(script, *reacts)
+
+    @given(_reacts, _bursts, _seed)
+    def test_bytes_survive_any_interleaving(self, reacts: Any, bursts: Any, seed: int) -> None:
+        """Turns and deliveries fall anywhere between the operations; no byte is lost.  D4"""
+        reacts = [react.replace("close", "") for react in reacts]
+        for factories in (FAST, [Buffered, FastTLSFactory], [FastTLSFactory, Buffered]):
+            link = connect(factories, *reacts)
+            rng = random.Random(seed)
+            for burst in bursts:
+                for operation in burst:
+                    link.perform(*operation)
+                    if rng.random() < 0.5:
+                        link.turn()
+                    for tcp in link.tcp:
+                        tcp.move(rng.choice([0, 1, 300, 20_000]))
+            for side in (CLIENT, SERVER):
+                link.perform("read", side, [])
+            link.settle(rng)
+            client, server = link.apps
+            self.assertEqual(bytes(client.received), bytes(server.written))
+            self.assertEqual(bytes(server.received), bytes(client.written))
+
+    def test_pull_producer(self) -> None:
+        """A producer that wants to be asked is asked as often, and its bytes arrive.  D4"""
+
+        def script(link: Link) -> None:
+            cooperator = Cooperator(scheduler=lambda call: link.clock.callLater(0, call))
+            self.patch(_producer_helpers, "cooperate", cooperator.cooperate)
+            link.settle()
+            link.tls[CLIENT].registerProducer(Producer(link.apps[CLIENT]), False)
+            link.tls[CLIENT].loseConnection()
+            link.settle()
+
+        self.compare(script)
+        link = connect(FAST)
+        script(link)
+        self.assertEqual(len(link.apps[SERVER].received), 3000)
+
+    def test_cut_during_the_handshake(self) -> None:
+        """Ends that come before TLS is complete are reported alike.  D4"""
+        for operation in ("lose", "abort", "cut", "half"):
+            for side in (CLIENT, SERVER):
+
+                def script(link: Link, operation: str = operation, side: int = side) -> None:
+                    link.turn()
+                    link.tcp[CLIENT].move(100)
+                    link.perform(operation, side, [])
+                    link.settle()
+
+                self.compare(script)
+                self.compare(script, "early", "early")
+
+    def test_garbage(self) -> None:
+        """A broken record ends the connection with the same error.  D4"""
+        for side in (CLIENT, SERVER):
+            for early in (True, False):
+
+                def script(link: Link, side: int = side, early: bool = early) -> None:
+                    if not early:
+                        link.settle()
+                        link.perform("write", 1 - side, [100])
+                        link.turn()
+                    link.tcp[1 - side].outgoing += b"\x17\x03\x03\x00\x20" + bytes(32)
+                    link.settle()
+
+                self.compare(script)
+
+
+class FastTLSTests(SynchronousTestCase):
+    """What is different from Twisted's transport, on purpose."""
+
+    def test_first_write_of_a_turn_leaves_at_once(self) -> None:
+        """A single write waits for nothing.  D9"""
+        link = established(FAST)
+        link.apps[CLIENT].write(100)
+        self.assertEqual(link.tcp[CLIENT].writes, [122])
+
+    def test_other_writes_of_a_turn_leave_together(self) -> None:
+        """What follows shares one record.  D9"""
+        link = established(FAST)
+        for _ in range(10):
+            link.apps[CLIENT].write(100)
+        self.assertEqual(link.tcp[CLIENT].writes, [122])
+        link.turn()
+        self.assertEqual(link.tcp[CLIENT].writes, [122, 922])
+        link.apps[CLIENT].write(100)
+        self.assertEqual(link.tcp[CLIENT].writes, [122, 922, 122])
+        link.settle()
+        self.assertEqual(len(link.apps[SERVER].received), 1100)
+
+    def test_sixty_four_kibibytes_do_not_wait(self) -> None:
+        """The buffer of a turn is bounded.  D14"""
+        link = established(FAST)
+        link.perform("write", CLIENT, [1, 65_535])
+        self.assertEqual(len(link.tcp[CLIENT].writes), 1)
+        link.perform("write", CLIENT, [1])
+        self.assertEqual(len(link.tcp[CLIENT].writes), 2)
+        link.turn()
+        self.assertEqual(len(link.tcp[CLIENT].writes), 2)
+
+    def test_large_pieces_are_handed_over_in_one_call(self) -> None:
+        """A transport that pauses its producer finds no half of a write outside.  D9"""
+        link = established(FAST)
+        link.perform("write", CLIENT, [1, 1])
+        link.perform("sequence", CLIENT, [20, 300_000])
+        self.assertEqual(len(link.tcp[CLIENT].writes), 3)
+        link.settle()
+        self.assertEqual(len(link.apps[SERVER].received), 300_022)
+
+    def test_one_read_is_one_delivery(self) -> None:
+        """All records that came together are delivered together.  D4"""
+        link = established(FAST)
+        link.perform("write", CLIENT, [100, 60_000])
+        link.settle()
+        self.assertEqual(link.apps[SERVER].deliveries, 1)
+
+    def test_more_than_the_buffer_holds(self) -> None:
+        """A read of any size is delivered completely.  D4"""
+        link = established(FAST)
+        size = 2 * fast_tls._SCRATCH_BYTES + 5
+        link.perform("write", CLIENT, [size])
+        link.tcp[CLIENT].move(2 * size)
+        self.assertEqual(len(link.apps[SERVER].received), size)
+        self.assertEqual(link.apps[SERVER].deliveries, 3)
+
+    def test_one_timer_for_all_connections(self) -> None:
+        """Writing to many peers costs one timer, which goes when they do.  D9"""
+        clock = Clock()
+        links = [established(FAST, clock=clock) for _ in range(3)]
+        for link in links:
+            link.perform("write", CLIENT, [1, 1])
+        self.assertEqual(len(clock.getDelayedCalls()), 1)
+        for link in links:
+            self.assertEqual(len(clock.getDelayedCalls()), 1)
+            link.perform("cut", CLIENT, [])
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_failing_connection_does_not_hold_up_others(self) -> None:
+        """When a turn is over every connection gets its chance.  D14"""
+        clock = Clock()
+        links = [established(FAST, clock=clock) for _ in range(2)]
+        for link in links:
+            link.perform("write", CLIENT, [1, 1])
+        self.patch(links[0].tcp[CLIENT], "write", mock.Mock(side_effect=ZeroDivisionError))
+        clock.advance(0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(links[1].tcp[CLIENT].writes), 2)
+
+    def test_order_is_kept_across_the_handshake(self) -> None:
+        """A write from ``handshakeCompleted`` does not overtake earlier ones.  D4"""
+        link = connect(FAST, "early greet", "")
+        link.settle()
+        self.assertEqual(bytes(link.apps[SERVER].received), random.Random(7).randbytes(40_600))
+
+    def test_write_in_the_turn_of_the_close_is_sent(self) -> None:
+        """Neither our own close nor the peer's loses what was written before.  D4"""
+        link = established(FAST, "", "reply")
+        link.perform("write", CLIENT, [1, 1])
+        link.perform("lose", CLIENT, [])
+        link.settle()
+        self.assertEqual(len(link.apps[SERVER].received), 2)
+        self.assertEqual(len(link.apps[CLIENT].received), 700)
+
+    def test_write_before_the_producer_goes_is_sent(self) -> None:
+        """A close that waits for the producer takes along what that wrote last.  D4"""
+        link = established(FAST)
+        link.perform("producer", CLIENT, [])
+        link.perform("lose", CLIENT, [])
+        link.perform("write", CLIENT, [1, 1])
+        link.perform("unregister", CLIENT, [])
+        link.settle()
+        self.assertEqual(len(link.apps[SERVER].received), 2)
+
+    def test_write_after_the_end_is_dropped(self) -> None:
+        """After close, abort or loss nothing is written, and no timer starts.  D4"""
+        for end in ("lose", "abort", "cut"):
+            link = established(FAST)
+            link.perform("producer", CLIENT, [])
+            link.perform("write", CLIENT, [1, 1])
+            if end == "lose":
+                link.perform("unregister", CLIENT, [])
+            link.perform(end, CLIENT, [])
+            written = list(link.tcp[CLIENT].writes)
+            link.tls[CLIENT].write(b"x")
+            link.tls[CLIENT].writeSequence([b"x" * 70_000])
+            link.settle()
+            self.assertEqual(link.tcp[CLIENT].writes, written, end)
+            link.tls[CLIENT].write(b"x")
+            link.tls[CLIENT].abortConnection()
+            self.assertEqual(link.clock.getDelayedCalls(), [])
+
+    def test_only_bytes_can_be_written(self) -> None:
+        """What is not bytes is refused where it is written.  D4"""
+        link = established(FAST)
+        self.assertRaises(TypeError, link.tls[CLIENT].write, "text")
+        self.assertRaises(TypeError, link.tls[CLIENT].writeSequence, ["text"])
+        data = bytearray(b"ab")
+        link.tls[CLIENT].write(b"")
+        link.tls[CLIENT].write(data)
+        data[:] = b"cd"
+        link.settle()
+        self.assertEqual(bytes(link.apps[SERVER].received), b"ab")
+
+    def test_whole_part_of_a_broken_read_is_delivered(self) -> None:
+        """Data before a broken record arrives; the error is that of the record.  D14"""
+        link = established(FAST, "", "reply")
+        link.perform("write", CLIENT, [100])
+        link.tcp[CLIENT].outgoing += b"\x17\x03\x03\x00\x20" + bytes(32)
+        link.settle()
+        self.assertEqual(len(link.apps[SERVER].received), 100)
+        self.assertEqual(link.apps[SERVER].log[-2:], ["data", "Error"])
+
+    def test_what_was_gathered_for_a_broken_connection_is_dropped(self) -> None:
+        """Nothing is encrypted after TLS has failed.  D14"""
+        link = established(FAST)
+        link.tcp[CLIENT].outgoing += b"\x17\x03\x03\x00\x20" + bytes(32)
+        link.perform("write", SERVER, [1, 1])
+        link.tcp[CLIENT].move(100)
+        written = list(link.tcp[SERVER].writes)
+        link.settle()
+        self.assertEqual(link.tcp[SERVER].writes, written)
+        self.assertEqual(link.apps[SERVER].log[-1], "Error")
+
+    def test_loss_inside_a_delivery(self) -> None:
+        """A transport that reports the loss at once, from within, does no harm.  D14"""
+        link = established(FAST)
+        app = link.apps[SERVER]
+        self.patch(app, "dataReceived", lambda data: link.perform("cut", SERVER, []))
+        link.perform("write", CLIENT, [100])
+        link.settle()
+        self.assertEqual(app.log[-1], "ConnectionLost")
+
+    def test_large_write_that_meets_an_error(self) -> None:
+        """A write after the peer broke TLS ends the connection once.  D14"""
+        link = established(FAST)
+        link.tls[CLIENT]._tlsConnection.shutdown()
+        link.perform("write", CLIENT, [100])
+        link.settle()
+        self.assertEqual(link.apps[CLIENT].log[-1], "Error")
+
+
+class FallbackTests(SynchronousTestCase):
+    """What happens when the insides of others are not as they were."""
+
+    def test_all_is_as_we_know_it_here(self) -> None:
+        """With the versions installed the fast class is used.  D4"""
+        self.assertTrue(fast_tls.FAST_TLS)
+        self.assertIs(FastTLSFactory.protocol, FastTLS)
+
+    def test_every_part_is_examined(self) -> None:
+        """Whatever is missing or different is noticed.  D4"""
+        names = [*fast_tls._TWISTED_METHODS, *fast_tls._TWISTED_FLAGS]
+
+        def twisted(**changes: Any) -> Any:
+            known = {name: getattr(TLSMemoryBIOProtocol, name) for name in names}
+            known["makeConnection"] = TLSMemoryBIOProtocol.makeConnection
+            return mock.Mock(spec_set=list(known), **{**known, **changes})
+
+        def openssl(**changes: Any) -> Any:
+            known = {
+                name: getattr(SSL._lib, name) for name in ("SSL_read", "SSL_write", "BIO_read")
+            }
+            return SimpleNamespace(
+                Connection=SSL.Connection,
+                Context=SSL.Context,
+                TLS_CLIENT_METHOD=SSL.TLS_CLIENT_METHOD,
+                WantReadError=SSL.WantReadError,
+                _ffi=SSL._ffi,
+                _lib=SimpleNamespace(**{**known, **changes}),
+            )
+
+        self.assertEqual(len(fast_tls.inside(openssl(), twisted())), 6)
+        for name in ("_ffi", "_lib", "WantReadError"):
+            fake = openssl()
+            delattr(fake, name)
+            self.assertRaises(AttributeError, fast_tls.inside, fake, twisted())
+        for changes in (
+            {"BIO_read": lambda *_: 0},
+            {"BIO_read": lambda *_: 5},
+            {"SSL_read": lambda *_: 1},
+            {"SSL_write": lambda *_: 1},
+        ):
+            self.assertRaises(ValueError, fast_tls.inside, openssl(**changes), twisted())
+        for name in fast_tls._TWISTED_METHODS:
+            self.assertRaises(TypeError, fast_tls.inside, SSL, twisted(**{name: None}))
+        for name in fast_tls._TWISTED_FLAGS:
+            self.assertRaises(ValueError, fast_tls.inside, SSL, twisted(**{name: True}))
+        self.assertRaises(
+            ValueError, fast_tls.inside, SSL, twisted(makeConnection=lambda transport: None)
+        )
+
+    def test_without_them_the_stock_class_does_the_work(self) -> None:
+        """The factory then makes Twisted's own transport.  D4"""
+        spec = importlib.util.find_spec("dig_gossip.connection.fast_tls")
+        assert spec is not None
+        assert spec.loader is not None
+        module: Any = importlib.util.module_from_spec(spec)
+        with mock.patch.object(SSL, "_lib", None):
+            spec.loader.exec_module(module)
+        self.assertFalse(module.FAST_TLS)
+        self.assertIs(module.FastTLSFactory.protocol, BufferingTLSTransport)
+        link = established([module.FastTLSFactory, FastTLSFactory])
+        link.perform("write", CLIENT, [100_000])
+        link.settle()
+        self.assertEqual(len(link.apps[SERVER].received), 100_000)

@@ -241,6 +241,15 @@ class TwoWavesTests(AnnouncementsCase):
         told = self.advance(2)
         self.assertEqual([numbers for peer, numbers in told if peer == B], [[2]])
 
+    def test_peer_that_becomes_lazy_within_a_batch_gets_the_rest_of_it(self) -> None:
+        """In the first wave as in the second.  PLT-003"""
+        for first_wave_peers in (1, 2):
+            self.build(A, first_wave_peers=first_wave_peers)
+            self.add(1, A)
+            self.announcements.join(B)
+            self.add(2, A)
+            self.assertEqual(self.advance(2), [(B, [2])])
+
     def test_full_log_does_not_wait(self) -> None:
         """At 4096 messages the second wave goes early, and nobody misses one.  PLT-003"""
         peers = self.build_crowd(6)

@@ -86,6 +86,14 @@ class MessageCacheTests(SynchronousTestCase):
         self.assertEqual((len(cache), cache.size), (1, 10))
         self.assertTrue(self.has(cache, 0, 100.0))
 
+    def test_repeated_message_is_used(self) -> None:
+        """Putting it again postpones eviction.  PLT-007"""
+        cache = MessageCache(2, 1000, 60)
+        for number in (0, 1, 0, 2):
+            cache.put(_digest(number), _message(10), 0.0)
+        self.assertTrue(self.has(cache, 0))
+        self.assertFalse(self.has(cache, 1))
+
 
 class ServeLimitTests(SynchronousTestCase):
     """How often one peer gets one message."""

@@ -106,6 +106,14 @@ class FetchingTests(EngineCase):
             self.assertEqual(self.received(A, M)[0], Deliver(A, M))
             self.assertEqual(A in self.engine.snapshot().eager, is_eager)
 
+    def test_wide_tree_still_grafts_an_eager_announcer(self) -> None:
+        """It is in the tree already; perhaps it does not know.  PLT-005.1"""
+        self.build(fanout=1)
+        self.peer_up(A, B)
+        self.control(B, GRAFT)
+        self.control(A, announce(M))
+        self.assertEqual(self.advance(0.5), [Send((A,), graft(M))])
+
     def test_lost_announcer_is_passed_over(self) -> None:
         """The next one is asked instead.  PLT-005.1"""
         self.control(B, announce(M))
@@ -257,6 +265,14 @@ class LiarTests(EngineCase):
         self.peer_up(B, score=9.0)
         self.lie(B, 10)
         self.assertEqual(self.peer_down(A), [Send((C,), GRAFT)])
+
+    def test_liar_is_no_fast_link(self) -> None:
+        """However short its round trip.  PRF-003"""
+        self.lie(B, 10)
+        self.advance(10)
+        self.rtt(A, 0.1)
+        self.assertEqual(self.rtt(B, 0.001), [])
+        self.assertEqual(self.rtt(C, 0.01), [Send((C,), GRAFT)])
 
 
 class ServingTests(EngineCase):

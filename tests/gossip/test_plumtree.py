@@ -229,6 +229,14 @@ class DuplicateTests(EngineCase):
         self.assert_roles({A, B, C}, set())
         self.assertEqual(self.received(B, low), [Send((B,), PRUNE)])
 
+    def test_own_messages_count_among_the_many(self) -> None:
+        """They are in flight like any other.  PLT-004.1"""
+        for number in range(20):
+            self.broadcast(attestation(str(number)))
+        high = with_high_hash("high")
+        self.received(A, high)
+        self.assertEqual(self.received(B, high), [])
+
     def test_answer_to_our_graft_does_not_prune(self) -> None:
         """A copy that we pulled is no proof of a ring; the next one is.  PLT-004.1"""
         self.make_lazy(B)
@@ -268,6 +276,14 @@ class PruneTests(EngineCase):
         result = self.broadcast(M)
         self.assertEqual((result.effects, result.announced), ([Send((B,), M)], 1))
         self.assert_told(self.advance(1), {A: [M]})
+
+    def test_next_message_respects_the_change(self) -> None:
+        """Whoever it comes from.  PLT-004.2"""
+        self.peer_up(A, B, C)
+        self.received(A, M)
+        self.make_lazy(C)
+        other = attestation("N")
+        self.assertEqual(self.received(A, other), [Deliver(A, other), Send((B,), other)])
 
     def test_lazy_peer_stays_lazy(self) -> None:
         """A repetition changes nothing.  PLT-004.2"""
@@ -505,6 +521,20 @@ class ShortcutTests(EngineCase):
         self.assertEqual([self.lead(number) for number in range(2)], [[], []])
         self.assertEqual(self.lead(2), [Send((B,), GRAFT)])
         self.assert_roles({A, B, C}, set())
+        self.assertEqual(self.engine.counters.optimizations, 1)
+
+    def test_measurements_end_with_the_tree_they_were_made_on(self) -> None:
+        """After one link joined, the next needs three leads of its own.  PLT-101-X"""
+        self.peer_up(D)
+        self.make_lazy(D)
+        for number in range(5):
+            message = attestation(f"both {number}")
+            self.control(B, announce(message))
+            self.control(D, announce(message))
+            self.advance(0.2)
+            self.received(A, message)
+            self.assertEqual(B in self.engine.snapshot().eager, number >= 2)
+            self.assertNotIn(D, self.engine.snapshot().eager)
         self.assertEqual(self.engine.counters.optimizations, 1)
 
     def test_short_leads_do_not_count(self) -> None:

@@ -199,7 +199,10 @@ class PlumtreeMachine(RuleBasedStateMachine):
             assert 0.1 <= snapshot.lazy_timeout <= 2.0
 
     def teardown(self) -> None:
-        """Whatever happened: in a healed network new messages reach everybody, once."""
+        """Whatever happened: in a healed network new messages reach everybody, once.
+
+        And both ends of a link agree on it, unless copies from outside the tree came first.
+        """
         self.validating.clear()
         for a, b in pairwise(_NODES):
             if self.sessions[a].get(b) is not TREE:
@@ -217,6 +220,10 @@ class PlumtreeMachine(RuleBasedStateMachine):
             for node in _NODES:
                 expected = 0 if node == origin else 1
                 assert self.delivered[node, message_hash(message)] == expected
+        snapshots = {node: engine.snapshot() for node, engine in self.engines.items()}
+        if not any(snapshot.flood for snapshot in snapshots.values()):
+            eager = {(node, peer) for node in _NODES for peer in snapshots[node].eager}
+            assert eager == {(peer, node) for node, peer in eager}
 
 
 class PlumtreeMachineTests(SynchronousTestCase):

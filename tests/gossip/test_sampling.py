@@ -56,15 +56,28 @@ class PruneSamplerTests(SynchronousTestCase):
         self.assertLess(by_many, by_few)
 
     def test_rush_is_forgotten(self) -> None:
-        """Two periods later every message may cut again.  PLT-004.1"""
+        """A period later every message may cut again.  PLT-004.1"""
         sampler = self.sampler(*[100.0] * 30)
         self.assertFalse(self.may_prune(sampler, HIGH, 100.9))
-        self.assertFalse(self.may_prune(sampler, HIGH, 101.5))
-        self.assertTrue(self.may_prune(sampler, HIGH, 102.1))
+        self.assertTrue(self.may_prune(sampler, HIGH, 101.1))
 
     def test_previous_period_fades(self) -> None:
         """What a message counts shrinks with its age.  PLT-004.1"""
-        sampler = self.sampler(*[100.0] * 4, 101.0)
         quarter = (1 << 30).to_bytes(4, "big") + bytes(28)
-        self.assertFalse(self.may_prune(sampler, quarter, 101.0))
-        self.assertTrue(self.may_prune(sampler, quarter, 101.9))
+        for after, may in ((0.02, False), (0.9, True)):
+            sampler = self.sampler(*[100.0] * 4, 101.0, 101.01)
+            self.assertIs(self.may_prune(sampler, quarter, 101 + after), may)
+
+    def test_rush_of_long_ago_does_not_count(self) -> None:
+        """Only the period just before does.  PLT-004.1"""
+        quarter = (1 << 30).to_bytes(4, "big") + bytes(28)
+        for began, may in ((104.0, True), (101.5, False)):
+            sampler = self.sampler(*[100.0] * 30, *[began] * 3)
+            self.assertIs(self.may_prune(sampler, quarter, began + 0.1), may)
+
+    def test_count_goes_on_without_new_messages(self) -> None:
+        """Also a look turns the period.  PLT-004.1"""
+        eighth = (1 << 29).to_bytes(4, "big") + bytes(28)
+        sampler = self.sampler(*[100.0] * 30, 100.9, 100.9)
+        self.assertFalse(self.may_prune(sampler, eighth, 101.2))
+        self.assertTrue(self.may_prune(sampler, eighth, 101.85))

@@ -63,6 +63,13 @@ class LazyTimeoutTests(SynchronousTestCase):
             timers.sample(0.4 if number % 50 == 0 else 0.05, number * 0.1)
         self.assertGreaterEqual(timers.lazy_timeout, 0.5)
 
+    def test_quiet_network_remembers_longer(self) -> None:
+        """Where samples are rare, half a minute says too little.  PLT-005"""
+        timers = GraftTimers(PlumtreeConfig())
+        for number in range(50):
+            timers.sample(0.4 if number == 10 else 0.05, number * 60.0)
+        self.assertGreaterEqual(timers.lazy_timeout, 0.5)
+
     def test_old_peak_is_forgotten(self) -> None:
         """Two windows after the last large gap the small ones decide.  PLT-005"""
         timers = self.settled(1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from dig_gossip.util.deferreds import Observers, returns_deferred
+from dig_gossip.util.deferreds import Observers, handled, returns_deferred
 
 
 class ObserversTests(SynchronousTestCase):
@@ -15,7 +15,7 @@ class ObserversTests(SynchronousTestCase):
         """Also those who ask later.  style 6.1"""
         observers: Observers[int] = Observers()
         waiters = [observers.when(), observers.when()]
-        waiters[0].addCallback(lambda _value: None)
+        handled(waiters[0].addCallback(lambda _value: None))
         observers.succeed(7)
         self.assertEqual(self.successResultOf(waiters[1]), 7)
         self.assertEqual(self.successResultOf(observers.when()), 7)

@@ -1,0 +1,583 @@
+"""The fast reading of frames beside Autobahn's parser: same bytes in, same everything out."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import txaio
+from autobahn.twisted.websocket import (
+    WebSocketClientFactory,
+    WebSocketClientProtocol,
+    WebSocketServerFactory,
+    WebSocketServerProtocol,
+)
+from autobahn.websocket.xormasker import create_xor_masker
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from dig_gossip.connection import fast_frames
+from dig_gossip.connection.fast_frames import FastFrames
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+class Transport(StringTransportWithDisconnection):
+    """Keeps what is written; closes when told to."""
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__()
+        self.protocol = protocol
+
+    def unregisterProducer(self) -> None:
+        pass
+
+
+class Recorder:
+    """Notes what the application of a WebSocket is told, and reacts as a test says."""
+
+    log = txaio.make_logger(level="none")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Any] = []
+        self.react: Callable[[Any, int], None] = lambda protocol, count: None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()  # type: ignore[misc]
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.events.append(("message", payload, isBinary))
+        self.react(self, len(self.events))
+
+    def onPing(self, payload: bytes) -> None:
+        self.events.append(("ping", payload))
+        super().onPing(payload)  # type: ignore[misc]
+
+    def onPong(self, payload: bytes) -> None:
+        self.events.append(("pong", payload))
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self.events.append(("close", wasClean, code, reason))
+
+
+class StockServer(Recorder, WebSocketServerProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+class StockClient(Recorder, WebSocketClientProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+class FastServer(Recorder, FastFrames, WebSocketServerProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+class FastClient(Recorder, FastFrames, WebSocketClientProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+def make(protocol: type[Any], **options: Any) -> Any:
+    """An open WebSocket of this class."""
+    if issubclass(protocol, WebSocketServerProtocol):
+        factory = WebSocketServerFactory(reactor=Clock())
+    else:
+        factory = WebSocketClientFactory(reactor=Clock())
+        # Random keys would make what is sent different each time.
+        options.setdefault("maskClientFrames", False)
+        options.setdefault("serverConnectionDropTimeout", 0)
+    factory.log = Recorder.log
+    factory.protocol = protocol
+    factory.setProtocolOptions(
+        openHandshakeTimeout=0,
+        closeHandshakeTimeout=0,
+        autoPingInterval=0,
+        **{"failByDrop": False, **options},
+    )
+    websocket = factory.buildProtocol(None)
+    websocket.startHandshake = lambda: None  # a client would send its request
+    websocket.makeConnection(Transport(websocket))
+    websocket.state = websocket.STATE_OPEN
+    websocket.websocket_version = 13
+    websocket.inside_message = False
+    websocket.current_frame = None
+    return websocket
+
+
+def frame(
+    payload: bytes,
+    *,
+    key: bytes | None,
+    opcode: int = BINARY,
+    fin: bool = True,
+    rsv: int = 0,
+    width: int | None = None,
+    claimed: int | None = None,
+) -> bytes:
+    """Encode a frame.
+
+    :param key: masks the payload.
+    :param width: bytes of the extended length (0, 2 or 8) instead of the fewest.
+    :param claimed: length in the header instead of the payload's.
+    """
+    length = len(payload) if claimed is None else claimed
+    if width is None:
+        width = 0 if length < 126 else 2 if length < 65_536 else 8
+    short = {0: length & 0x7F, 2: 126, 8: 127}[width]
+    head = bytes([fin << 7 | rsv << 4 | opcode, (key is not None) << 7 | short])
+    if width:
+        head += length.to_bytes(8, "big")[-width:]
+    if key is None:
+        return head + payload
+    return head + key + (create_xor_masker(key, len(payload)).process(payload) if payload else b"")
+
+
+def feed(websocket: Any, chunks: list[bytes], closing: int | None = None) -> list[Any]:
+    """Deliver bytes as Twisted would, until the transport is gone.
+
+    :param closing: number of the chunk before which we close the WebSocket ourselves.
+    :returns: everything that can be seen from outside.
+    """
+    for number, chunk in enumerate(chunks):
+        if number == closing:
+            websocket.sendCloseFrame(1000, b"", False)
+        if not websocket.transport.connected:
+            break
+        websocket.dataReceived(chunk)
+    if websocket.transport.connected:
+        state = websocket.state
+        websocket.transport.connected = False
+        websocket.connectionLost(Failure(ConnectionDone()))
+    else:
+        state = None
+    return [
+        websocket.events,
+        websocket.transport.value(),
+        state,
+        websocket.failedByMe,
+        websocket.wasMaxMessagePayloadSizeExceeded,
+        websocket.wasMaxFramePayloadSizeExceeded,
+        websocket.localCloseCode,
+        websocket.localCloseReason,
+        websocket.remoteCloseCode,
+        websocket.remoteCloseReason,
+        websocket.wasClean,
+        websocket.droppedByMe,
+    ]
+
+
+def cut(data: bytes, seed: int) -> list[bytes]:
+    """Divide bytes into chunks, small and large."""
+    rng = random.Random(seed)
+    most = rng.choice([1, 3, 20, 1000, 30_000, 200_000])
+    if len(data) > 3000:
+        most = max(most, 100)
+    chunks = []
+    while data:
+        size = rng.randint(1, most)
+        chunks.append(data[:size])
+        data = data[size:]
+    return chunks
+
+
+_small = st.binary(max_size=140)
+_payload = st.one_of(
+    _small,
+    _small,
+    st.builds(
+        lambda size, seed: random.Random(seed).randbytes(size),
+        st.sampled_from([125, 126, 127, 1000, 16_384, 16_385, 65_535, 65_536, 100_000]),
+        st.integers(0, 255),
+    ),
+)
+
+
+@st.composite
+def _streams(draw: Any, masked: bool) -> bytes:
+    """Frames as a peer would send them, good ones mostly."""
+    stream = b""
+    inside = False
+    for kind in draw(
+        st.lists(
+            st.sampled_from(
+                ["whole"] * 6 + ["ping", "pong", "text", "first", "more", "last"] + ["odd", "close"]
+            ),
+            max_size=12,
+        )
+    ):
+        options: dict[str, Any] = {"key": draw(st.binary(min_size=4, max_size=4))}
+        if not masked:
+            options["key"] = None
+        payload = draw(_payload)
+        if kind == "odd":
+            options["opcode"] = draw(st.integers(0, 15))
+            options["fin"] = draw(st.booleans())
+            options["rsv"] = draw(st.sampled_from([0, 0, 0, 1, 4, 7]))
+            options["width"] = draw(st.sampled_from([None, None, 0, 2, 8]))
+            options["claimed"] = draw(
+                st.sampled_from([None, None, 0, 1, 300, 1 << 20, 1 << 40, 1 << 63, (1 << 64) - 1])
+            )
+            if draw(st.integers(0, 5)) == 0:
+                options["key"] = b"keys" if options["key"] is None else None
+        elif kind in ("ping", "pong"):
+            options["opcode"] = PING if kind == "ping" else PONG
+            payload = payload[:125]
+        elif kind == "close":
+            options["opcode"] = CLOSE
+            code = draw(st.sampled_from([b"", b"\x03\xe8", b"\x03\xeabye", b"\x0f\xff", b"x"]))
+            payload = code
+        elif kind == "text":
+            options["opcode"] = CONTINUATION if inside else TEXT
+            payload = draw(st.sampled_from([b"", b"text", "ä".encode(), b"\xc3", b"\xff"]))
+            inside = False
+        elif kind == "whole" and inside:
+            options["opcode"] = PONG
+            payload = payload[:125]
+        elif kind in ("first", "more"):
+            options["opcode"] = CONTINUATION if inside else BINARY
+            options["fin"] = False
+            inside = True
+        elif kind == "last":
+            options["opcode"] = CONTINUATION if inside else BINARY
+            inside = False
+        stream += frame(payload, **options)
+    if draw(st.integers(0, 4)) == 0:
+        stream = stream[: draw(st.integers(0, len(stream)))]
+    return stream
+
+
+def _raise_limits(protocol: Any, count: int) -> None:
+    # As after our handshake.
+    protocol.maxMessagePayloadSize = protocol.maxFramePayloadSize = 90_000
+
+
+def _lower_limits(protocol: Any, count: int) -> None:
+    protocol.maxMessagePayloadSize = 50
+
+
+def _close_second(protocol: Any, count: int) -> None:
+    if count == 2:
+        protocol.sendCloseFrame(1000, b"enough", False)
+
+
+def _drop_second(protocol: Any, count: int) -> None:
+    if count == 2:
+        protocol.dropConnection(abort=True)
+
+
+_reactions = st.sampled_from(
+    [lambda protocol, count: None] * 3 + [_raise_limits, _lower_limits, _close_second, _drop_second]
+)
+_options = st.fixed_dictionaries(
+    {
+        "failByDrop": st.booleans(),
+        "maxMessagePayloadSize": st.sampled_from([0, 0, 0, 70_000, 130, 5]),
+        "maxFramePayloadSize": st.sampled_from([0, 0, 0, 70_000, 130, 5]),
+        "echoCloseCodeReason": st.booleans(),
+    }
+)
+_seed = st.integers(0, 2**32)
+_circumstances = st.tuples(_reactions, st.sampled_from([None, None, 1, 2, 5]), _options)
+
+
+class SameAsAutobahnTests(SynchronousTestCase):
+    """Stock protocols and ours, given the same bytes in the same chunks."""
+
+    def compare(self, fast: Any, stock: Any, stream: bytes, seed: int, how: Any) -> None:
+        """Check that both tell the same to the application, to the peer and about themselves."""
+        react, closing, options = how
+        outcomes = []
+        for protocol in (fast, stock):
+            websocket = make(protocol, **options)
+            websocket.react = react
+            outcomes.append(feed(websocket, cut(stream, seed), closing))
+        self.assertEqual(*outcomes)
+
+    @given(_streams(masked=True), _seed, _circumstances)
+    def test_any_stream_at_a_server(self, stream: bytes, seed: int, how: Any) -> None:
+        """Masked frames: messages, answers, close codes and state are Autobahn's.  D4"""
+        self.compare(FastServer, StockServer, stream, seed, how)
+
+    @given(_streams(masked=False), _seed, _circumstances)
+    def test_any_stream_at_a_client(self, stream: bytes, seed: int, how: Any) -> None:
+        """Unmasked frames: messages, answers, close codes and state are Autobahn's.  D4"""
+        self.compare(FastClient, StockClient, stream, seed, how)
+
+    @given(st.binary(max_size=400), _seed, _circumstances)
+    def test_any_bytes(self, stream: bytes, seed: int, how: Any) -> None:
+        """Noise is treated as Autobahn treats it.  D4, D14"""
+        self.compare(FastServer, StockServer, stream, seed, how)
+        self.compare(FastClient, StockClient, stream, seed, how)
+
+    @given(st.lists(_payload, max_size=6), st.booleans(), _seed)
+    def test_traffic_is_counted_alike(
+        self, payloads: list[bytes], at_server: bool, seed: int
+    ) -> None:
+        """Autobahn's own statistics do not notice the difference.  D4"""
+        key = b"keys" if at_server else None
+        stream = b"".join(frame(payload, key=key) for payload in payloads)
+        stream += frame(b"ping", key=key, opcode=PING)
+        counted = []
+        for protocol in (FastServer, StockServer) if at_server else (FastClient, StockClient):
+            websocket = make(protocol)
+            feed(websocket, cut(stream, seed))
+            counted.append(websocket.trafficStats.__json__())
+        self.assertEqual(*counted)
+
+
+class Limited(FastServer):
+    """Knows a limit for each first byte, and notes what it is asked."""
+
+    _always_fits = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, int]] = []
+
+    def _frame_limit(self, first: int, length: int) -> int | None:
+        self.asked.append((first, length))
+        return {1: 20, 2: 40_000}.get(first)
+
+
+def whole(first: int, length: int, **options: Any) -> bytes:
+    """A masked binary frame that begins with this byte."""
+    payload = (bytes([first]) + bytes(length))[:length]
+    return frame(payload, **{"key": b"keys", **options})
+
+
+class FrameLimitTests(SynchronousTestCase):
+    """What a message may weigh depends on its first byte."""
+
+    def outcome(self, *chunks: bytes) -> tuple[list[int], int | None]:
+        """Lengths of the messages delivered, and the code of our close frame."""
+        self.websocket = make(Limited)
+        for chunk in chunks:
+            self.websocket.dataReceived(chunk)
+        lengths = [len(event[1]) for event in self.websocket.events if event[0] == "message"]
+        return lengths, self.websocket.localCloseCode
+
+    def test_each_limit(self) -> None:
+        """n−1, n and n+1 bytes, in one chunk, in two, and byte by byte.  D7"""
+        for first, limit in ((1, 20), (2, 40_000)):
+            for length in (limit - 1, limit, limit + 1):
+                data = whole(first, length)
+                expected = ([length], None) if length <= limit else ([], 1009)
+                self.assertEqual(self.outcome(data), expected)
+                self.assertEqual(self.outcome(data[:15], data[15:]), expected)
+                bytewise = [data[at : at + 1] for at in range(30)]
+                self.assertEqual(self.outcome(*bytewise, data[30:]), expected)
+
+    def test_other_messages_have_none(self) -> None:
+        """Where no limit is known the connection's own holds.  D7"""
+        self.assertEqual(self.outcome(whole(3, 100_000)), ([100_000], None))
+
+    def test_refusal_comes_with_the_first_byte(self) -> None:
+        """Nothing of the body is waited for, and nothing is said before.  D7"""
+        head = whole(2, 50_000)[:8]
+        self.assertEqual(self.outcome(head), ([], None))
+        self.assertEqual(self.websocket.asked, [])
+        self.assertEqual(self.outcome(head, b"\x02"), ([], None))  # another byte, unmasked
+        self.assertEqual(self.outcome(head, bytes([2 ^ b"keys"[0]])), ([], 1009))
+        self.assertTrue(self.websocket.wasMaxMessagePayloadSizeExceeded)
+
+    def test_small_messages_are_not_asked_about(self) -> None:
+        """What always fits costs no call.  D7"""
+        self.outcome(whole(1, 10), whole(1, 11), whole(2, 0))
+        self.assertEqual(self.websocket.asked, [(1, 11)])
+
+    def test_fragments_are_added_up(self) -> None:
+        """A limit holds for the message, however it is divided.  D7"""
+        for sizes in ((10, 11), (0, 15, 6), (1, 0, 20), (21, 0)):
+            self.assertEqual(self.outcome(*self.fragments(1, sizes)), ([], 1009), sizes)
+        for sizes in ((10, 10), (0, 15, 5), (20, 0)):
+            self.assertEqual(self.outcome(*self.fragments(1, sizes)), ([20], None), sizes)
+        self.assertEqual(self.outcome(*self.fragments(3, (0, 100_000))), ([100_000], None))
+
+    def test_fragment_of_another_limit(self) -> None:
+        """The connection's own limits hold too, and are noticed first.  D7"""
+        self.websocket = make(Limited, maxMessagePayloadSize=15)
+        self.websocket.dataReceived(b"".join(self.fragments(1, (10, 11))))
+        self.assertEqual(self.websocket.localCloseCode, 1009)
+        self.assertEqual(self.websocket.asked, [])
+
+    def test_text_has_no_opcode(self) -> None:
+        """Only binary messages are asked about.  D7"""
+        self.assertEqual(self.outcome(frame(b"\x01" * 50, key=b"keys", opcode=TEXT)), ([50], None))
+        self.assertEqual(self.websocket.asked, [])
+
+    def fragments(self, first: int, sizes: tuple[int, ...]) -> Iterator[bytes]:
+        """A message in parts of these sizes."""
+        payload = bytes([first]) + bytes(sum(sizes))
+        for number, size in enumerate(sizes):
+            yield frame(
+                payload[:size],
+                key=b"keys",
+                opcode=CONTINUATION if number else BINARY,
+                fin=number == len(sizes) - 1,
+            )
+            payload = payload[size:]
+
+
+class HalfReceivedTests(SynchronousTestCase):
+    """What unfinished messages weigh."""
+
+    @given(_streams(masked=True), _seed)
+    def test_any_stream_is_accounted_for(self, stream: bytes, seed: int) -> None:
+        """The figure is never less than what is kept, nor more than what came.  D7"""
+        websocket = make(FastServer)
+        messages = received = 0
+
+        def came(protocol: Any, count: int) -> None:
+            nonlocal messages
+            messages += len(protocol.events[-1][1])
+
+        websocket.react = came
+        for chunk in cut(stream, seed):
+            if not websocket.transport.connected:
+                break
+            websocket.dataReceived(chunk)
+            received += len(chunk)
+            kept = len(websocket.data)
+            if websocket.inside_message:
+                kept += sum(map(len, websocket.message_data))
+                kept += sum(map(len, websocket.frame_data or []))
+            kept += sum(map(len, getattr(websocket, "_pieces", [])))
+            self.assertEqual(websocket.half_received, kept)
+            self.assertLessEqual(kept, received - messages)
+
+    def test_large_frame(self) -> None:
+        """A large frame is counted while it grows, and not afterwards.  D7"""
+        websocket = make(FastServer)
+        data = whole(1, 100_000)
+        websocket.dataReceived(data[:50_014])
+        self.assertEqual(websocket.half_received, 50_000)
+        websocket.dataReceived(data[50_014:])
+        self.assertEqual(websocket.half_received, 0)
+
+    def test_fragments(self) -> None:
+        """So is a message in fragments.  D7"""
+        websocket = make(FastServer)
+        websocket.dataReceived(whole(1, 30_000, fin=False))
+        self.assertEqual(websocket.half_received, 30_000)
+        websocket.dataReceived(whole(1, 5, opcode=CONTINUATION))
+        self.assertEqual(websocket.half_received, 0)
+
+    def test_dropped_connection_keeps_nothing(self) -> None:
+        """What still arrives after the end is forgotten, and what had arrived.  D14"""
+        for data in (whole(1, 100_000), whole(1, 100, fin=False) + b"x", whole(1, 50)):
+            websocket = make(FastServer)
+            websocket.dataReceived(data[:40])
+            websocket.dropConnection(abort=True)
+            websocket.dataReceived(data[40:] * 5)
+            self.assertEqual(websocket.half_received, 0)
+            self.assertEqual((websocket.data, websocket._pieces), (b"", []))
+
+    def test_single_bytes_do_not_pile_up(self) -> None:
+        """A peer that sends byte by byte pays for one object, not for thousands.  D14"""
+        count = 2000
+        for options in ({}, {"fin": False}, {"opcode": TEXT}):
+            websocket = make(FastServer)
+            data = whole(1, 100_000, **options)
+            for at in range(count):
+                websocket.dataReceived(data[at : at + 1])
+            pieces = [*getattr(websocket, "_pieces", [])]
+            if websocket.current_frame is not None:
+                pieces += websocket.frame_data
+            self.assertLessEqual(len(pieces), 67)
+            self.assertEqual(sum(map(len, pieces)), count - 14)
+
+    def test_small_fragments_do_not_pile_up(self) -> None:
+        """Nor do fragments of a byte.  D14"""
+        websocket = make(FastServer)
+        websocket.dataReceived(whole(1, 1, fin=False))
+        for _ in range(1000):
+            websocket.dataReceived(whole(1, 1, fin=False, opcode=CONTINUATION))
+        self.assertLessEqual(len(websocket.message_data), 66)
+        self.assertEqual(websocket.half_received, 1001)
+
+
+class FastFramesTests(SynchronousTestCase):
+    """Which way bytes take."""
+
+    def test_whole_frames_do_not_meet_the_parser(self) -> None:
+        """That is what makes them fast.  D4"""
+        websocket = make(FastServer)
+        websocket.processData = None
+        data = whole(1, 5) + whole(2, 300) + whole(3, 100_000) + whole(4, 0)
+        websocket.dataReceived(data)
+        for at in range(0, len(data), 7000):
+            websocket.dataReceived(data[at : at + 7000])
+        lengths = [len(event[1]) for event in websocket.events]
+        self.assertEqual(lengths, [5, 300, 100_000, 0] * 2)
+
+    def test_parser_gets_a_little_at_a_time(self) -> None:
+        """Autobahn copies all it has for each frame, so it never has much.  D14"""
+        websocket = make(FastServer, utf8validateIncoming=False)
+        seen = []
+        stock = websocket.processData
+
+        def process_data() -> bool:
+            seen.append(len(websocket.data))
+            result: bool = stock()
+            return result
+
+        websocket.processData = process_data
+        ping = frame(b"", key=b"keys", opcode=PING)
+        text = frame(b"\x82" * 300, key=b"\0\0\0\0", opcode=TEXT)
+        websocket.dataReceived(ping * 5000 + text * 100 + whole(1, 5) + ping)
+        self.assertEqual(len(websocket.events), 5102)
+        self.assertEqual(websocket.events[-2:], [("message", b"\1\0\0\0\0", True), ("ping", b"")])
+        self.assertLessEqual(max(seen), 8192)
+        self.assertLess(len(seen), 11_000)
+
+    def test_configurations_that_only_the_parser_knows(self) -> None:
+        """Where Autobahn does more than reading frames, it does the reading.  D4"""
+        for name, value in (
+            ("_perMessageCompress", object()),
+            ("websocket_version", 0),
+            ("applyMask", False),
+            ("autoPingInterval", 5),
+            ("trackTimings", True),
+            ("logFrames", True),
+        ):
+            websocket = make(FastServer)
+            setattr(websocket, name, value)
+            self.patch(websocket, "_binary_message", None)
+            websocket.dataReceived(whole(1, 50))
+            self.assertEqual(len(websocket.events), 1, name)
+
+    def test_failing_receiver_loses_no_frame(self) -> None:
+        """The exception comes out, and what follows is still there.  D14"""
+        websocket = make(FastServer)
+
+        def fail(protocol: Any, count: int) -> None:
+            if count == 1:
+                raise ZeroDivisionError
+
+        websocket.react = fail
+        data = whole(1, 5) + whole(2, 6)
+        self.assertRaises(ZeroDivisionError, websocket.dataReceived, data)
+        websocket.dataReceived(b"")
+        self.assertEqual([len(event[1]) for event in websocket.events], [5, 6])
+
+    def test_from_the_handshake_on(self) -> None:
+        """A real opening, with frames behind it in the same chunk, is read alike.  D4"""
+        server, client = make(FastServer), make(FastClient)
+        for websocket in (server, client):
+            websocket.state = websocket.STATE_CONNECTING
+            del websocket.inside_message
+            del websocket.current_frame
+        del client.startHandshake
+        client.factory.setSessionParameters(url="ws://localhost/ws")
+        client.startHandshake()
+        server.dataReceived(client.transport.value() + whole(1, 5))
+        self.assertEqual([len(event[1]) for event in server.events], [5])
+        client.dataReceived(server.transport.value() + frame(b"\1abc", key=None))
+        self.assertEqual([event[1] for event in client.events], [b"\1abc"])
