@@ -17,10 +17,10 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.backoff import DialBackoff
+from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.session import Session
@@ -108,7 +108,7 @@ class Dialer:
         opening = self._peers.dialing(dial.address, lambda end: self._ended(dial, end), expected_id)
         dial.opening = opening
         factory = _OneConnection(self._websockets, opening)
-        tls = TLSMemoryBIOFactory(self._tls, True, factory, clock=cast(Any, self._clock.reactor))
+        tls = FastTLSFactory(self._tls, True, factory, clock=cast(Any, self._clock.reactor))
         tls.noisy = False
         dial.connecting = self._endpoint(dial.address).connect(tls)
         handled(

@@ -15,8 +15,8 @@ is not used and :data:`FAST_TLS` is False.
 Differences from ``BufferingTLSTransport``: what was written before the connection began to close,
 by either side, is never lost in a buffer; a write from ``handshakeCompleted`` does not overtake
 those before it; of a read that ends in a broken record, the whole part is delivered first, when
-answers can no longer be encrypted; what is written after ``abortConnection`` is dropped, even when a
-producer is registered.
+answers can no longer be encrypted; what is written after ``abortConnection`` is dropped even while
+a producer is registered; ``abortConnection`` and ``unregisterProducer`` may come after the loss.
 
 Source: design §5.
 """

@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.opening import Opening
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.websocket import OpenTransports, PeerServerFactory, PeerServerProtocol
@@ -41,7 +41,7 @@ class Gate(Factory):
     ) -> None:
         self._peers = peers
         self._inner = _Inner(PeerServerFactory(clock, transports))
-        self._tls = TLSMemoryBIOFactory(tls, False, self._inner, clock=cast(Any, clock.reactor))
+        self._tls = FastTLSFactory(tls, False, self._inner, clock=cast(Any, clock.reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol | None:
         host = cast(Any, addr)

@@ -170,6 +170,10 @@ class Opening:
         self._host.opening_ended(self, session)
         self._ended(session)
 
+    def largest_frame(self, opcode: int) -> int | None:
+        """Before registration one limit holds for all."""
+        return None
+
     def text_received(self) -> None:
         """Nobody here speaks text."""
         error = ClientError(ClientErrorKind.MISSING_HANDSHAKE, "a text message came first")

@@ -99,6 +99,10 @@ class PendingRequests(Generic[W]):
         self._taken[message_id - self._ids.start] = 0
         return waiter
 
+    def expects(self, opcode: int) -> bool:
+        """Whether a pending request may be answered with this opcode.  Cost: O(pending)."""
+        return any(opcode in replies for _, replies in self._pending.values())
+
     def is_late(self, message_id: int | None, opcode: int) -> bool:
         """Whether a message answers a request that nobody waits for any more: drop it.
 

@@ -145,7 +145,7 @@ class Session:
         both_v2 = remote.has(Capability.RATE_LIMITS_V2)
         rows = receive_rows(is_chia=not remote.tolerates_dig, both_v2=both_v2)
         self._largest = rows if rate_limit_factor is not None else None
-        self._reassembly = Reassembly(self._largest_message)
+        self._reassembly = Reassembly(self.largest_frame)
         if rate_limit_factor is not None:
             self._limiter = InboundLimiter(rows, now=clock.monotonic)
             budget = OutboundLimiter(
@@ -324,10 +324,14 @@ class Session:
             return
         self._owner.message_received(self, message)
 
-    def _largest_message(self, opcode: int) -> int:
+    def largest_frame(self, opcode: int) -> int:
+        """How many bytes a message of this opcode may have, envelope included.
+
+        Source: design D7.
+        """
         if self._largest is None:
             return WS_MAX_MESSAGE_BYTES
-        return max_frame_size(opcode, solicited=True, rows=self._largest)
+        return max_frame_size(opcode, solicited=self._requests.expects(opcode), rows=self._largest)
 
     def _chunk_received(self, chunk: Message) -> None:
         try:

@@ -28,6 +28,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dig_gossip.connection.fast_frames import FastFrames
+from dig_gossip.connection.rate_table import CHIA_MAX_MESSAGE_BYTES, ENVELOPE_BYTES
 from dig_gossip.connection.writer import Writer
 from dig_gossip.constants import (
     CLOSE_TIMEOUT_SECS,
@@ -44,6 +46,8 @@ from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.deferreds import Observers
 
+#: An answer that we asked for may be this large (design D7).
+LARGEST_MESSAGE_BYTES = CHIA_MAX_MESSAGE_BYTES + ENVELOPE_BYTES
 _PATHS = frozenset({"/ws", "/"})
 #: Code and reason for whoever sends text.
 TEXT_CLOSE = (1003, "binary messages only")
@@ -63,6 +67,12 @@ class Receiver(Protocol):
 
     def frame_received(self, payload: bytes) -> None:
         """One binary message came in."""
+
+    def largest_frame(self, opcode: int) -> int | None:
+        """How many bytes a message that begins with this opcode may have; None: as any other.
+
+        Asked before its body is buffered, if it is larger than 64 KiB (design D7).
+        """
 
     def text_received(self) -> None:
         """A text message came in, which nobody here speaks; the connection closes next."""
@@ -128,6 +138,9 @@ class PeerWebSocket:
     # Autobahn looks for this before it copies the factory's options.
     tcpNoDelay = True
 
+    #: Smaller messages are judged when they are decoded; larger ones at their header.
+    _always_fits = 65_536
+
     receiver: Receiver
     clock: Clock
     transports: OpenTransports
@@ -144,7 +157,7 @@ class PeerWebSocket:
         """The peer has introduced itself: allow messages of full size."""
         autobahn = cast(Any, self)  # Any: Autobahn has no types
         self._is_registered = True
-        autobahn.maxMessagePayloadSize = autobahn.maxFramePayloadSize = WS_MAX_MESSAGE_BYTES
+        autobahn.maxMessagePayloadSize = autobahn.maxFramePayloadSize = LARGEST_MESSAGE_BYTES
 
     def close(self, code: int, reason: str = "") -> None:
         """Close with a WebSocket status code; abort if the peer does not play along in time.
@@ -217,9 +230,15 @@ class PeerWebSocket:
     def onFrameBegin(self) -> None:
         super().onFrameBegin()  # type: ignore[misc]
         if not self._is_registered:
-            self._early_frames += 1
-            if self._early_frames > PRE_HANDSHAKE_MAX_FRAMES:
-                self._fail_connection(1008, "too many frames before the handshake")
+            self._count_early_frame()
+
+    def _binary_message(self, payload: bytes) -> None:
+        if not self._is_registered and not self._count_early_frame():
+            return
+        self._guarded(self.receiver.frame_received, payload)
+
+    def _frame_limit(self, first: int, length: int) -> int | None:
+        return self.receiver.largest_frame(first)
 
     def onMessageBegin(self, isBinary: bool) -> None:
         self._frames = 0
@@ -283,6 +302,13 @@ class PeerWebSocket:
 
     # -- inside
 
+    def _count_early_frame(self) -> bool:
+        self._early_frames += 1
+        if self._early_frames > PRE_HANDSHAKE_MAX_FRAMES:
+            self._fail_connection(1008, "too many frames before the handshake")
+            return False
+        return True
+
     def _opened(self) -> None:
         self.writer.open()
         self.receiver.opened()
@@ -315,7 +341,7 @@ class PeerWebSocket:
 
 
 @implementer(IHandshakeListener)
-class PeerServerProtocol(PeerWebSocket, WebSocketServerProtocol):  # type: ignore[misc]
+class PeerServerProtocol(PeerWebSocket, FastFrames, WebSocketServerProtocol):  # type: ignore[misc]
     """The accepting end."""
 
     log = PeerWebSocket.log
@@ -326,7 +352,7 @@ class PeerServerProtocol(PeerWebSocket, WebSocketServerProtocol):  # type: ignor
 
 
 @implementer(IHandshakeListener)
-class PeerClientProtocol(PeerWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
+class PeerClientProtocol(PeerWebSocket, FastFrames, WebSocketClientProtocol):  # type: ignore[misc]
     """The dialing end."""
 
     log = PeerWebSocket.log

@@ -50,8 +50,8 @@ from dig_gossip.testing.network import MemoryNetwork
 from dig_gossip.tls.identity import Identity
 from dig_gossip.types.network import Network
 from dig_gossip.types.peer import NodeType, PeerAddress, PeerId
-from dig_gossip.wire.frames import mask
 from dig_gossip.wire.handshake import Handshake
+from dig_gossip.wire.masking import mask
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
 

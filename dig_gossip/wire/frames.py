@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable
 
+from dig_gossip.wire.masking import mask
 from dig_gossip.wire.message import Message
 
 _FIN_BINARY = 0x82
@@ -31,15 +32,6 @@ def frame_header(length: int, mask_bit: int = 0) -> bytes:
     if length < 65536:
         return _MEDIUM.pack(_FIN_BINARY, mask_bit | 126, length)
     return _LONG.pack(_FIN_BINARY, mask_bit | 127, length)
-
-
-def mask(payload: bytes, key: bytes) -> bytes:
-    """XOR ``payload`` with the repeated 4-byte ``key``."""
-    length = len(payload)
-    pad = (key * (length // 4 + 1))[:length]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(pad, "little")).to_bytes(
-        length, "little"
-    )
 
 
 class OutboundFrame:

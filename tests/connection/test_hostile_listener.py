@@ -349,7 +349,7 @@ class AboveTheWebSocketTests(HostileListenerCase):
         address = peer.listen(**greeting())
         self.network.run(self.node.handle.connect_to(address))
         self.network.settle()
-        peer.send_frame(b"", length_override=WS_MAX_MESSAGE_BYTES + 1)
+        peer.send_frame(b"\x1e", length_override=WS_MAX_MESSAGE_BYTES + 1)
         self.network.settle()
         self.assertFalse(self.has_session(peer))
         self.assert_closed(peer, 1009)

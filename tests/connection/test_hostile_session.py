@@ -178,9 +178,9 @@ class FrameTests(HostileCase):
         self.ends(peer, 1007, PenaltyReason.PROTOCOL_VIOLATION)
 
     def test_too_large_a_message_is_closed_with_1009(self) -> None:
-        """One byte more than 8 MiB, refused before a byte of it is there.  CON-112-X"""
+        """One byte more than 8 MiB, refused when its opcode is known.  CON-112-X, design D7"""
         peer = self.joined()
-        peer.send_frame(b"", length_override=WS_MAX_MESSAGE_BYTES + 1)
+        peer.send_frame(b"\x1e", length_override=WS_MAX_MESSAGE_BYTES + 1)
         self.network.settle()
         self.assertFalse(peer.is_connected, "its answer would be part of the message")
         self.ends(peer, 1009, PenaltyReason.SPAM)

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from dig_gossip.connection import websocket
 from dig_gossip.connection.websocket import (
+    LARGEST_MESSAGE_BYTES,
     PeerServerProtocol,
     PeerWebSocket,
 )
@@ -32,7 +33,8 @@ from dig_gossip.errors import GossipError
 from dig_gossip.testing.hostile import BINARY, CLOSE, PING, PONG, TEXT, HostilePeer, make_frame
 from dig_gossip.testing.transport import MemoryTransport
 from dig_gossip.wire import frames
-from dig_gossip.wire.frames import OutboundFrame, frame_header, mask
+from dig_gossip.wire.frames import OutboundFrame, frame_header
+from dig_gossip.wire.masking import mask
 from dig_gossip.wire.message import Message
 from tests.connection.hostile_case import HostileCase
 from tests.connection.websocket_case import Recorder, WebSocketCase
@@ -243,13 +245,13 @@ class ReceivingTests(WebSocketCase):
         )
 
     def test_limit_before_and_after_registration(self) -> None:
-        """64 KiB for a stranger, 8 MiB for a peer.  RL-106-X, CON-112-X"""
+        """64 KiB for a stranger, for a peer what its opcode allows.  RL-106-X, design D7"""
         self.serve()
         self.assertEqual(self.protocol.maxMessagePayloadSize, PRE_HANDSHAKE_MAX_MESSAGE_BYTES)
         self.assertEqual(self.protocol.maxFramePayloadSize, PRE_HANDSHAKE_MAX_MESSAGE_BYTES)
         self.protocol.registered()
-        self.assertEqual(self.protocol.maxMessagePayloadSize, WS_MAX_MESSAGE_BYTES)
-        self.assertEqual(self.protocol.maxFramePayloadSize, WS_MAX_MESSAGE_BYTES)
+        self.assertEqual(self.protocol.maxMessagePayloadSize, LARGEST_MESSAGE_BYTES)
+        self.assertEqual(self.protocol.maxFramePayloadSize, LARGEST_MESSAGE_BYTES)
         self.peer.send_frame(bytes(100_000))
         self.network.settle()
         self.assertEqual(self.events, ["opened", "frame"])

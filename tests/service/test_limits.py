@@ -181,3 +181,49 @@ class LaneTests(NetworkCase):
         self.received(other)
         self.assertGreaterEqual(self.counter(one, "queue_us_p99.critical"), 2_000_000)
         self.assertEqual(self.counter(one, "queue_us_p99.normal"), 0)
+
+
+class SizeGateTests(NetworkCase):
+    """How large a message may be is decided at its header, by its opcode."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.node,) = self.nodes(1)
+        self.peer = HostilePeer(self.network)
+        self.peer.join(self.node.address)
+        self.network.advance(1)
+        self.addCleanup(self.peer.drop)
+
+    def claim(self, opcode: int, size: int) -> int | None:
+        """Announce a message of this size; the close code that follows, if any."""
+        self.peer.send_frame(bytes([opcode]), length_override=size)
+        self.network.advance(1)
+        return None if self.peer.closed is None else self.peer.closed.code
+
+    def test_an_unasked_answer_gets_no_more_than_8_mib(self) -> None:
+        """RespondBlocks may have 50 MiB, but not unasked.  design D7"""
+        self.assertIsNone(self.claim(RESPOND_BLOCKS, 8 * 2**20))
+
+    def test_one_byte_more_is_refused_before_it_is_buffered(self) -> None:
+        """With 1009 and a charge.  design D7"""
+        self.assertEqual(self.claim(RESPOND_BLOCKS, 8 * 2**20 + 1), 1009)
+        peers = self.node.service.node.peers
+        self.assertEqual(peers.reputation(self.peer.peer_id).penalty_points, 25)
+
+    def test_an_answer_that_we_asked_for_may_be_larger(self) -> None:
+        """Up to its row.  design D7"""
+        from chia_rs.sized_ints import uint32
+
+        from dig_gossip.wire.chia import RequestBlocks
+
+        request = RequestBlocks(uint32(0), uint32(1), True)
+        waiting = self.node.handle.request(self.peer.peer_id, request)
+        self.network.advance(0.1)
+        self.assertIsNone(self.claim(RESPOND_BLOCKS, 8 * 2**20 + 1))
+        self.peer.drop()
+        self.network.advance(1)
+        self.failureResultOf(waiting)
+
+    def test_what_has_a_small_row_is_refused_at_64_kib(self) -> None:
+        """A peak of 65 537 bytes is not even received.  design D7"""
+        self.assertEqual(self.claim(NEW_PEAK, 65_537), 1009)

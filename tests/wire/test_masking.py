@@ -77,8 +77,7 @@ class ChoiceTests(SynchronousTestCase):
         self.assertIs(self.reloaded(SimpleNamespace()).COMPILED, False)
         if not masking.COMPILED:
             return
-        import _nvx_xormasker
-
+        _nvx_xormasker = importlib.import_module("_nvx_xormasker")
         functions = {
             name: getattr(_nvx_xormasker.lib, name)
             for name in ("nvx_xormask_new", "nvx_xormask_free")
