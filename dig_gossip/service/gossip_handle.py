@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python import threadable
 
@@ -57,18 +57,41 @@ def _method(
 ) -> Callable[Concatenate[GossipHandle, P], Deferred[T]]:
     """Run on the reactor's thread, whatever thread asks, and return a Deferred."""
 
+    def start(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return Deferred.fromCoroutine(function(self, *args, **kwargs))
+
+    return _on_reactor(start, function)
+
+
+def _quick_method(
+    function: Callable[Concatenate[GossipHandle, P], T],
+) -> Callable[Concatenate[GossipHandle, P], Deferred[T]]:
+    """The same for what never waits: without a coroutine, which costs more than the work."""
+
+    def start(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        try:
+            return succeed(function(self, *args, **kwargs))
+        except Exception:
+            return fail()
+
+    return _on_reactor(start, function)
+
+
+def _on_reactor(
+    start: Callable[Concatenate[GossipHandle, P], Deferred[T]], documented: Callable[..., Any]
+) -> Callable[Concatenate[GossipHandle, P], Deferred[T]]:
     def wrapper(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         if threadable.ioThread is None or threadable.isInIOThread():
-            return Deferred.fromCoroutine(function(self, *args, **kwargs))
+            return start(self, *args, **kwargs)
         result: Deferred[T] = Deferred()
 
         def run() -> None:
-            Deferred.fromCoroutine(function(self, *args, **kwargs)).chainDeferred(result)
+            start(self, *args, **kwargs).chainDeferred(result)
 
         self._service.node.reactor.callFromThread(run)
         return result
 
-    functools.update_wrapper(wrapper, function)
+    functools.update_wrapper(wrapper, documented)
     return wrapper
 
 
@@ -186,8 +209,8 @@ class GossipHandle:
 
     # -- outbound messages
 
-    @_method
-    async def broadcast(self, msg: Message, exclude_peer: PeerId | None = None) -> int:
+    @_quick_method
+    def broadcast(self, msg: Message, exclude_peer: PeerId | None = None) -> int:
         """Spread a message through the network.
 
         :param exclude_peer: whoever gave it to us.
@@ -199,16 +222,16 @@ class GossipHandle:
         """
         return self._node.router.broadcast(msg, exclude_peer)
 
-    @_method
-    async def broadcast_typed(self, body: Body, exclude_peer: PeerId | None = None) -> int:
+    @_quick_method
+    def broadcast_typed(self, body: Body, exclude_peer: PeerId | None = None) -> int:
         """Encode a body and :meth:`broadcast` it.
 
         :raises ClientError: it cannot be encoded; nothing was sent.
         """
         return self._node.router.broadcast(registry.encode(body), exclude_peer)
 
-    @_method
-    async def send_to(self, peer_id: PeerId, body: Body) -> None:
+    @_quick_method
+    def send_to(self, peer_id: PeerId, body: Body) -> None:
         """Send a body, or a whole :class:`Message`, to one peer. Success means: queued.
 
         :raises ClientError: it cannot be encoded.
