@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import attrs
 
-if TYPE_CHECKING:
-    from dig_gossip.cli.localnet import Summary
+from dig_gossip.cli.summary import Summary
 
 _LINE_EVERY_SECS = 2.0
 

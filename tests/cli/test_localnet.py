@@ -14,8 +14,9 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from dig_gossip.cli.display import summary_lines
-from dig_gossip.cli.localnet import Summary, random_graph
+from dig_gossip.cli.localnet import random_graph
 from dig_gossip.cli.main import main
+from dig_gossip.cli.summary import Summary
 
 
 class GraphTests(SynchronousTestCase):
