@@ -2,7 +2,7 @@
 
 Inbound, windows are fixed, as Chia's are: they begin at multiples of 60 s. Outbound, the window
 slides, because nobody knows where the peer's windows begin. Both are pure: they are told of each
-message and answer what to do with it.
+message and answer what to do with it::
 
     inbound   up to 1.0 of a limit   ACCEPT
               up to 1.25             DROP: clocks differ, and so do windows

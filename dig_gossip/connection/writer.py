@@ -9,10 +9,11 @@ thrown away::
 
 Invariants: nothing is written while paused, except one close frame; a message never overtakes
 another of its lane; the lanes hold at most ``MAX_QUEUED_MESSAGES`` messages and
-``MAX_QUEUED_BYTES`` bytes: beyond that the peer has stopped reading, and ``overflowed`` is called
-once. A large message for a peer that agrees to it leaves in chunks, so that a critical one waits
-for one chunk at most. A peer that pings and does not read gets at most one pong, the answer to
-its latest ping (RFC 6455 §5.5.3 allows that).
+``MAX_QUEUED_BYTES`` bytes: beyond that a peer that has stopped reading is given up
+(``overflowed`` is called, once), while for one that our own rate limits hold up new messages are
+refused. A large message for a peer that agrees to it leaves in chunks, so that a critical one
+waits for one chunk at most. A peer that pings and does not read gets at most one pong, the answer
+to its latest ping (RFC 6455 §5.5.3 allows that).
 
 Source: behaviour §20, §21; design D9; style §5.5.
 """
@@ -180,6 +181,8 @@ class Writer:
 
     def _enqueue(self, frame: OutboundFrame, is_reply: bool) -> Offer:
         offer = self.lanes.offer(frame, is_reply=is_reply)
+        if offer is Offer.OVERFLOW and not self._paused:
+            return Offer.DROPPED  # the peer reads; it is our own limits that hold up everything
         if offer is Offer.OVERFLOW:
             self.close()
             overflowed, self._overflowed = self._overflowed, None

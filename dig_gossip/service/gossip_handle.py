@@ -41,7 +41,13 @@ from dig_gossip.wire.chia import RequestPeers, RespondPeers, TimestampedPeerInfo
 from dig_gossip.wire.dig import RegisterAck
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
-from dig_gossip.wire.opcodes import MessagePriority, is_dig, opcode_name
+from dig_gossip.wire.opcodes import (
+    MessagePriority,
+    RoutingClass,
+    is_dig,
+    opcode_name,
+    routing_class,
+)
 
 if TYPE_CHECKING:
     from dig_gossip.service.gossip_service import GossipService, Node
@@ -218,6 +224,7 @@ class GossipHandle:
             node has forwarded it already.
         :raises WrongDispatch: this opcode is for one peer only.
         :raises ClientError: larger than any peer takes.
+        :raises Backpressured: larger than the rate limits of its opcode ever admit.
         Source: behaviour API-002.4, PLT-102-X.
         """
         return self._node.router.broadcast(msg, exclude_peer)
@@ -246,7 +253,10 @@ class GossipHandle:
         session = node.peers.get(peer_id)
         if is_dig(message.type) and not session.tolerates_dig:
             raise WrongDispatch(f"{peer_id.hex()} does not know {opcode_name(message.type)}")
-        offer = session.send(OutboundFrame(message), is_reply=message.id is not None)
+        is_reply = message.id is not None and (
+            routing_class(message.type, True) is RoutingClass.RESPONSE
+        )
+        offer = session.send(OutboundFrame(message), is_reply=is_reply)
         if not offer and offer is not Offer.SUPPRESSED:
             raise session.refusal(offer)
 

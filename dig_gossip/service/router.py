@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.connection.session import Session
 from dig_gossip.constants import VALIDATOR_TIMEOUT_SECS, WS_MAX_MESSAGE_BYTES
 from dig_gossip.effects import (
@@ -32,7 +33,7 @@ from dig_gossip.effects import (
     TimerKey,
     Validate,
 )
-from dig_gossip.errors import ClientError, ClientErrorKind, WrongDispatch
+from dig_gossip.errors import Backpressured, ClientError, ClientErrorKind, WrongDispatch
 from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import PeerMode, Verdict
 from dig_gossip.service.subscriptions import Subscriptions
@@ -97,6 +98,8 @@ class Router:
         self.counters: Counter[str] = Counter()
         self._peers = peers
         self._clock = clock
+        limited = config.peer_options.enforce_rate_limits
+        self._rows = send_rows(both_v2=True, is_rust=False) if limited else None
         self._subscriptions = subscriptions
         self._timers: dict[TimerKey, Timer] = {}
         self._validators: dict[int, Validator] = {}
@@ -110,12 +113,15 @@ class Router:
         :returns: sessions for which it, or its announcement, was queued.
         :raises WrongDispatch: the opcode is not one that spreads.
         :raises ClientError: the message is too large.
+        :raises Backpressured: it is larger than its opcode may be.
         """
         if routing_class(message.type, message.id is not None) not in _GOSSIPED:
             raise WrongDispatch(f"{opcode_name(message.type)} is not a message that spreads")
         if message.id is not None:
             raise WrongDispatch("a message with a correlation id is for one peer")
         check_size(message)
+        if self._rows is not None and len(message.data) > self._rows[message.type].max_size:
+            raise Backpressured(f"no peer takes a {opcode_name(message.type)} this large")
         result = self.plumtree.broadcast(message, exclude)
         return self._perform(result.effects) + result.announced
 

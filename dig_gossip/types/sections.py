@@ -324,19 +324,19 @@ class BackpressureConfig:
     tx_dedup_threshold: int = option(
         c.BACKPRESSURE_TX_DEDUP_THRESHOLD,
         integer(0, 1_000_000_000),
-        "Queue length above which repeated transactions are dropped.",
+        "Queue length from which on repeated transactions are dropped.",
         unit="messages",
     )
     bulk_drop_threshold: int = option(
         c.BACKPRESSURE_BULK_DROP_THRESHOLD,
         integer(0, 1_000_000_000),
-        "Queue length above which bulk messages are dropped.",
+        "Queue length from which on bulk messages are dropped.",
         unit="messages",
     )
     normal_delay_threshold: int = option(
         c.BACKPRESSURE_NORMAL_DELAY_THRESHOLD,
         integer(0, 1_000_000_000),
-        "Queue length above which normal messages are delayed.",
+        "Queue length from which on normal messages are delayed.",
         unit="messages",
     )
 

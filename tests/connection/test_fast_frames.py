@@ -314,6 +314,7 @@ class SameAsAutobahnTests(SynchronousTestCase):
                 frame(b"abc", key=key, claimed=(1 << 63) - 1),
                 frame(b"abc", key=None if key else b"keys"),
                 frame(b"", key=key) + frame(b"", key=key, opcode=PING),
+                frame(b"ab", key=key, fin=False) + frame(b"cd", key=key),
             ]
             for stream in odd:
                 for at in range(min(len(stream), 25)):

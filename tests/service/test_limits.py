@@ -98,6 +98,25 @@ class OutboundLimitTests(NetworkCase):
         )
         self.assertIn(other.peer_id.hex(), str(error))
 
+    def test_a_broadcast_that_nobody_may_be_sent_is_refused(self) -> None:
+        """Neither pushed nor announced: it could not be pulled either.  CON-005.3"""
+        one, _other = self.connected()
+        largest = Message(200, None, bytes(4096))
+        self.assertEqual(self.network.run(one.handle.broadcast(largest)), 1)
+        too_large = Message(200, None, bytes(4097))
+        self.assertFires(Backpressured, one.handle.broadcast(too_large))
+
+    def test_our_own_limits_never_cost_a_peer_its_session(self) -> None:
+        """A full lane refuses what is new; whoever waits for it is innocent.  BP-101-X"""
+        one, other = self.connected()
+        counts = [
+            self.network.run(one.handle.broadcast(Message(200, None, number.to_bytes(4, "big"))))
+            for number in range(4200)
+        ]
+        self.assertEqual((counts[0], counts[-1]), (1, 0))
+        self.assertEqual(self.peer_ids(one), {bytes(other.peer_id)})
+        self.assertEqual(self.counter(one, "penalty.connection_issue"), 0)
+
 
 class LaneTests(NetworkCase):
     """Order under load, over a link that is full."""
