@@ -126,9 +126,6 @@ if TYPE_CHECKING:  # Twisted has no types here; Any: private parts
         _tlsConnection: Any
 
         def makeConnection(self, transport: Any) -> None: ...
-        def loseConnection(self) -> None: ...
-        def abortConnection(self) -> None: ...
-        def unregisterProducer(self) -> None: ...
         def connectionLost(self, reason: Failure) -> None: ...
         def _bufferedWrite(self, octets: bytes) -> None: ...
         def _shutdownTLS(self) -> None: ...
@@ -217,21 +214,6 @@ class FastTLS(_Stock):
             self._write_gathered()
             self._write_all(pieces)
 
-    def loseConnection(self) -> None:
-        """Close when all that was written is on its way, and the producer has finished."""
-        self._write_gathered()
-        super().loseConnection()
-
-    def abortConnection(self) -> None:
-        """Close now."""
-        self._forget_gathered()
-        super().abortConnection()
-
-    def unregisterProducer(self) -> None:
-        """Take no more from the producer."""
-        self._write_gathered()
-        super().unregisterProducer()
-
     # -- what Twisted calls
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -292,7 +274,6 @@ class FastTLS(_Stock):
                         at += sent
                     _take_encrypted(connection, encrypted)
                 done += 1
-                at = 0
         except SSL.WantReadError:
             _take_encrypted(connection, encrypted)
         except SSL.Error:
@@ -354,12 +335,10 @@ class FastTLS(_Stock):
 
 
 def _take_encrypted(connection: Any, encrypted: list[bytes]) -> None:  # Any: pyOpenSSL's
-    bio = connection._from_ssl
-    size = _SCRATCH_BYTES
-    while size == _SCRATCH_BYTES:
-        size = _BIO_read(bio, _scratch, _SCRATCH_BYTES)
-        if size > 0:
-            encrypted.append(_content[:size])
+    # There is never more than a piece, or a flight of the handshake.
+    size = _BIO_read(connection._from_ssl, _scratch, _SCRATCH_BYTES)
+    if size > 0:
+        encrypted.append(_content[:size])
 
 
 class FastTLSFactory(TLSMemoryBIOFactory):

@@ -555,6 +555,8 @@ class FastTLSTests(SynchronousTestCase):
             link.tls[CLIENT].writeSequence([b"x" * 70_000])
             link.settle()
             self.assertEqual(link.tcp[CLIENT].writes, written, end)
+            reason = "ConnectionDone" if end == "lose" else "ConnectionLost"
+            self.assertEqual(link.apps[CLIENT].log[-1], reason)
             link.tls[CLIENT].write(b"x")
             link.tls[CLIENT].abortConnection()
             self.assertEqual(link.clock.getDelayedCalls(), [])
@@ -590,6 +592,39 @@ class FastTLSTests(SynchronousTestCase):
         link.settle()
         self.assertEqual(link.tcp[SERVER].writes, written)
         self.assertEqual(link.apps[SERVER].log[-1], "Error")
+
+    def test_openssl_that_wants_to_read_first(self) -> None:
+        """What it does not take waits, the rest of a piece and the next ones, in order.  D4"""
+        link = established(FAST)
+        tls, app = link.tls[CLIENT], link.apps[CLIENT]
+        link.perform("producer", CLIENT, [])
+        connection = tls._tlsConnection
+        real = fast_tls._SSL_write
+
+        def once(ssl: Any, data: Any, size: int) -> Any:
+            return real(ssl, data, 5) if write.call_count == 1 else -1
+
+        with (
+            mock.patch.object(connection, "_raise_ssl_error", side_effect=SSL.WantReadError),
+            mock.patch.object(fast_tls, "_SSL_write", side_effect=once) as write,
+        ):
+            link.perform("sequence", CLIENT, [50_000, 30_000])
+            link.perform("write", CLIENT, [10])
+        self.assertEqual(link.tcp[CLIENT].writes, [27])
+        self.assertEqual(app.log[-1], "pause")
+        link.perform("write", SERVER, [1])
+        link.settle()
+        self.assertEqual(app.log[-2:], ["resume", "data"])
+        self.assertEqual(bytes(link.apps[SERVER].received), bytes(app.written))
+
+    def test_nothing_is_delivered_after_an_abort(self) -> None:
+        """Bytes that the transport had read already stay unread.  D4"""
+        link = established(FAST)
+        link.perform("write", CLIENT, [100])
+        link.perform("abort", SERVER, [])
+        link.tls[SERVER].dataReceived(bytes(link.tcp[CLIENT].outgoing))
+        self.assertEqual(len(link.apps[SERVER].received), 0)
+        link.settle()
 
     def test_loss_inside_a_delivery(self) -> None:
         """A transport that reports the loss at once, from within, does no harm.  D14"""

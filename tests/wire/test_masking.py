@@ -88,3 +88,15 @@ class ChoiceTests(SynchronousTestCase):
         self.assertRaises(
             ValueError, masking.compiled, SimpleNamespace(ffi=_nvx_xormasker.ffi, lib=lib)
         )
+
+    def test_every_masker_is_freed(self) -> None:
+        """The compiled masker allocates for each message, and keeps nothing.  D14"""
+        if not masking.COMPILED:
+            return
+        module: Any = importlib.import_module("_nvx_xormasker")
+        lib = mock.Mock(wraps=module.lib)
+        method = masking.compiled(SimpleNamespace(ffi=module.ffi, lib=lib))
+        for length in LENGTHS:
+            method(bytes(length), b"keys")
+        self.assertGreater(lib.nvx_xormask_new.call_count, 5)
+        self.assertEqual(lib.nvx_xormask_new.call_count, lib.nvx_xormask_free.call_count)
