@@ -12,9 +12,13 @@ the queue was last shallow is suppressed; at ``bulk_drop_threshold`` bulk that a
 dropped; at ``normal_delay_threshold`` normal messages are put aside, and join their lane, in
 order, when the delay is over or the depth has fallen.
 
-Invariants: order within a lane is kept; nothing is lost but what a level drops, and that is
-counted; a message whose rate budget is spent holds up its own lane only; depth and bytes never
+Invariants: order within a lane is kept, except that a message whose rate budget is spent is held
+back, with all of its opcode behind it, and overtaken by others; nothing is lost but what a level
+drops, or what exceeds 1024 held messages of an opcode, and that is counted; depth and bytes never
 exceed the hard cap, at which ``offer`` says OVERFLOW.
+
+Divergence: CON-005.3 keeps the order of the whole lane. A flood of attestations, of which peers
+admit a hundred a minute, would then hold up every peak and block.
 
 Source: behaviour PRI-001 to PRI-004, PRI-101-X, PRI-005 to PRI-008, BP-101-X to BP-103-X,
 CON-005.3; design D9.
@@ -39,6 +43,7 @@ from dig_gossip.wire.opcodes import ChiaMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
 MAX_REMEMBERED_TRANSACTIONS: Final = 10_000
+MAX_HELD: Final = 1024  # messages of one opcode that wait for its rate budget
 
 _CRITICAL, _NORMAL, _BULK = MessagePriority.CRITICAL, MessagePriority.NORMAL, MessagePriority.BULK
 _LANE_OF: Final = tuple(int(MessagePriority.of(opcode)) for opcode in range(256))
@@ -80,9 +85,10 @@ class Budget(Protocol):
 class LaneCounters:
     """What happened to the messages of one session."""
 
-    __slots__ = ("bulk_dropped", "normal_delayed", "tx_suppressed")
+    __slots__ = ("budget_dropped", "bulk_dropped", "normal_delayed", "tx_suppressed")
 
     def __init__(self) -> None:
+        self.budget_dropped = 0
         self.bulk_dropped = 0
         self.normal_delayed = 0
         self.tx_suppressed = 0
@@ -112,6 +118,8 @@ class Lanes:
         self._budget = budget
         self._now = now
         self._lanes: tuple[deque[_Waiting], ...] = (deque(), deque(), deque())
+        #: per lane and opcode what waits for its rate budget
+        self._held: tuple[dict[int, deque[_Waiting]], ...] = ({}, {}, {})
         self._cuts = cuts
         self._next_transfer = 0
         self._delayed: deque[OutboundFrame] = deque()
@@ -125,11 +133,14 @@ class Lanes:
 
     def __len__(self) -> int:
         critical, normal, bulk = self._lanes
-        return len(critical) + len(normal) + len(bulk) + len(self._delayed)
+        waiting = len(critical) + len(normal) + len(bulk) + len(self._delayed)
+        if any(self._held):
+            waiting += sum(len(queue) for held in self._held for queue in held.values())
+        return waiting
 
     def length(self, lane: MessagePriority) -> int:
         """How many messages wait in a lane, delayed ones not counted."""
-        return len(self._lanes[lane])
+        return len(self._lanes[lane]) + sum(map(len, self._held[lane].values()))
 
     @property
     def delayed(self) -> int:
@@ -146,6 +157,10 @@ class Lanes:
             return Offer.OVERFLOW
         opcode = frame.message.type
         lane = _LANE_OF[opcode]
+        held = self._held[lane].get(opcode)
+        if held is not None and len(held) >= MAX_HELD:
+            self.counters.budget_dropped += 1
+            return Offer.DROPPED
         levels = self._levels
         if levels is not None:
             if opcode == _TRANSACTION and self._is_known_transaction(frame, depth, levels):
@@ -183,25 +198,44 @@ class Lanes:
         """The message that goes next; None if nothing may go now (see :attr:`blocked_for`)."""
         self.blocked_for = None
         for lane in self._order():
-            queue = self._lanes[lane]
-            if not queue:
+            waiting = self._next_of(lane)
+            if waiting is None:
                 continue
-            waiting = queue[0]
-            if not self.may_go(waiting.piece or waiting.frame):
-                continue
-            if waiting.piece is None and self.must_be_cut(waiting.frame):
-                self._cut(waiting)
-                if waiting.piece is None or not self.may_go(waiting.piece):
-                    continue
-            frame = waiting.piece or waiting.frame
+            frame = waiting.item
             waiting.piece = next(waiting.rest, None)
             if waiting.piece is None:
-                queue.popleft()
                 self.bytes -= waiting.frame.size
                 self.waited[lane].add(self._now() - waiting.since)
+            else:
+                self._lanes[lane].appendleft(waiting)
             self._took(lane)
             return frame
         return None
+
+    def _next_of(self, lane: int) -> _Waiting | None:
+        """Take out the first message of a lane that may go, and hold back what is before it."""
+        held = self._held[lane]
+        for opcode, queue in held.items():
+            if self._is_ready(queue[0]):
+                waiting = queue.popleft()
+                if not queue:
+                    del held[opcode]
+                return waiting
+        lane_queue = self._lanes[lane]
+        while lane_queue:
+            waiting = lane_queue.popleft()
+            if waiting.item.message.type not in held and self._is_ready(waiting):
+                return waiting
+            held.setdefault(waiting.item.message.type, deque()).append(waiting)
+        return None
+
+    def _is_ready(self, waiting: _Waiting) -> bool:
+        if not self.may_go(waiting.item):
+            return False
+        if waiting.piece is not None or not self.must_be_cut(waiting.frame):
+            return True
+        piece = self._cut(waiting)
+        return self.may_go(piece)
 
     def may_go(self, frame: OutboundFrame) -> bool:
         """Charge the budget for a message, or note how long it must wait."""
@@ -218,16 +252,18 @@ class Lanes:
         self._budget.charge(opcode, size)
         return True
 
-    def _cut(self, waiting: _Waiting) -> None:
+    def _cut(self, waiting: _Waiting) -> OutboundFrame:
         transfer, self._next_transfer = self._next_transfer, (self._next_transfer + 1) % 2**32
         waiting.rest = split(waiting.frame, transfer)
-        waiting.piece = next(waiting.rest)
-        waiting.piece.written = waiting.frame.written
+        piece = waiting.piece = next(waiting.rest)
+        piece.written = waiting.frame.written
+        return piece
 
     def clear(self) -> None:
         """Forget everything; the session is over."""
-        for queue in self._lanes:
+        for queue, held in zip(self._lanes, self._held, strict=True):
             queue.clear()
+            held.clear()
         self._delayed.clear()
         self._transactions.clear()
         self.bytes = 0
@@ -282,6 +318,11 @@ class _Waiting:
         self.since = since
         self.piece: OutboundFrame | None = None
         self.rest: Iterator[OutboundFrame] = iter(())
+
+    @property
+    def item(self) -> OutboundFrame:
+        """What goes next of it."""
+        return self.piece or self.frame
 
 
 class Waits:

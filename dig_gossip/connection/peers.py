@@ -74,6 +74,7 @@ class Totals:
 
     __slots__ = (
         "admitted",
+        "budget_dropped",
         "bulk_dropped",
         "bytes_received",
         "bytes_sent",
@@ -90,6 +91,7 @@ class Totals:
         self.messages_received = 0
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.budget_dropped = 0
         self.bulk_dropped = 0
         self.normal_delayed = 0
         self.tx_suppressed = 0
@@ -102,6 +104,7 @@ class Totals:
         self.bytes_sent += session.bytes_sent
         self.bytes_received += session.bytes_received
         lanes = session.lanes
+        self.budget_dropped += lanes.counters.budget_dropped
         self.bulk_dropped += lanes.counters.bulk_dropped
         self.normal_delayed += lanes.counters.normal_delayed
         self.tx_suppressed += lanes.counters.tx_suppressed

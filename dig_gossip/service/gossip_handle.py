@@ -164,6 +164,7 @@ class GossipHandle:
         extra["lagged"] = node.subscriptions.lagged
         extra["openings"] = node.peers.openings
         extra["queued_messages"] = sum(session.queued_messages for session in sessions)
+        extra["budget_dropped"] = totals.budget_dropped
         extra["bulk_dropped"] = totals.bulk_dropped
         extra["normal_delayed"] = totals.normal_delayed
         extra["tx_suppressed"] = totals.tx_suppressed

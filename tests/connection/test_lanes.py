@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip import BackpressureConfig
-from dig_gossip.connection.lanes import Lanes, Offer, Waits
+from dig_gossip.connection.lanes import MAX_HELD, Lanes, Offer, Waits
 from dig_gossip.constants import MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
@@ -203,19 +203,37 @@ class FixedBudget:
 class BudgetTests(LanesCase):
     """Outbound rate limits."""
 
-    def test_a_spent_budget_holds_up_its_lane_only(self) -> None:
-        """In order, until the budget returns; nothing is lost.  CON-005.3"""
+    def test_a_spent_budget_holds_up_its_opcode_only(self) -> None:
+        """In order, until the budget returns; nothing is lost, others pass.  CON-005.3"""
         budget = FixedBudget()
         lanes = self.make(None, budget)
         budget.waits[NORMAL] = 3.0
-        for number, opcode in enumerate((NORMAL, 33, CRITICAL, BULK)):
+        for number, opcode in enumerate((NORMAL, 33, NORMAL, CRITICAL, BULK)):
             lanes.offer(frame(opcode, number))
-        self.assertEqual([f.message.type for f in self.drain(lanes)], [CRITICAL, BULK])
-        self.assertEqual(lanes.blocked_for, 3.0)
+        self.assertEqual([f.message.type for f in self.drain(lanes)], [CRITICAL, 33, BULK])
+        self.assertEqual(
+            (lanes.blocked_for, len(lanes), lanes.length(MessagePriority.NORMAL)), (3.0, 2, 2)
+        )
+        lanes.offer(frame(NORMAL, 9))
         budget.waits.clear()
-        self.assertEqual([f.message.type for f in self.drain(lanes)], [NORMAL, 33])
+        self.assertEqual([number_of(f) for f in self.drain(lanes)], [0, 2, 9])
+        self.assertEqual((len(lanes), lanes.bytes), (0, 0))
         self.assertIsNone(lanes.blocked_for)
         self.assertEqual(budget.charged[0], (CRITICAL, 40))
+
+    def test_what_waits_for_its_budget_is_bounded(self) -> None:
+        """Beyond 1024 of an opcode new ones are refused, and only they.  CON-005.3"""
+        budget = FixedBudget()
+        lanes = self.make(None, budget)
+        budget.waits[NORMAL] = 3.0
+        for number in range(MAX_HELD):
+            self.assertIs(lanes.offer(frame(NORMAL, number)), Offer.QUEUED)
+            self.assertIsNone(lanes.take())
+        self.assertIs(lanes.offer(frame(NORMAL)), Offer.DROPPED)
+        self.assertIs(lanes.offer(frame(33)), Offer.QUEUED)
+        self.assertEqual((lanes.counters.budget_dropped, len(lanes)), (1, MAX_HELD + 1))
+        lanes.clear()
+        self.assertEqual((len(lanes), lanes.bytes, lanes.take()), (0, 0, None))
 
 
 class WaitsTests(LanesCase):

@@ -90,6 +90,18 @@ class OutboundLimitTests(NetworkCase):
         self.assertEqual(got, [number.to_bytes(2, "big") for number in range(150)])
         self.assertEqual(self.counter(other, "rate_dropped.new_attestation"), 0)
 
+    def test_a_flood_does_not_hold_up_a_peak(self) -> None:
+        """Both are critical, and only one has spent its budget.  CON-005.3"""
+        one, other = self.connected()
+        receiver = other.handle.inbound_receiver()
+        for number in range(100):
+            data = number.to_bytes(2, "big")
+            self.network.run(one.handle.broadcast(Message(200, None, data)))
+        self.network.run(one.handle.broadcast(Message(NEW_PEAK, None, bytes(88))))
+        self.network.advance(1)
+        got = [self.network.run(receiver.get())[1].type for _ in range(len(receiver))]
+        self.assertEqual((len(got), got[-1]), (61, NEW_PEAK))
+
     def test_what_can_never_go_is_refused_at_once(self) -> None:
         """Larger than its row: the caller is told.  CON-005.3"""
         one, other = self.connected()
