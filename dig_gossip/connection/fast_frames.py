@@ -69,6 +69,9 @@ class FastFrames:
     _fragments = 0
     _first: int | None = None
 
+    # Whether Autobahn's parser may be at work.
+    _consuming = False
+
     # Whether we mask, and whether nothing is configured that only Autobahn's parser does.
     _mask_bit = 0
     _applicable: bool | None = None  # not yet known
@@ -115,17 +118,24 @@ class FastFrames:
     def consumeData(self) -> None:
         """Process what is buffered."""
         if self.state in (_OPEN, _CLOSING):
-            while not self._take_frames() and self._step() and self.state != _CLOSED:
-                pass
+            self._consuming = True
+            try:
+                while not self._take_frames() and self._step() and self.state != _CLOSED:
+                    pass
+            finally:
+                self._consuming = False
         elif self.state != _CLOSED:
             super().consumeData()  # type: ignore[misc]
             return
         if self.state == _CLOSED:
-            self.data = b""
-            self.message_data = self.frame_data = []
-            self._fragments = 0
-            self._drop_frame()
+            self._forget()
         self.half_received = self._taken + len(self.data) + self._fragments
+
+    def dropConnection(self, abort: bool = False) -> None:
+        super().dropConnection(abort)  # type: ignore[misc]
+        if not self._consuming:
+            self._forget()
+            self.half_received = 0
 
     def onMessageBegin(self, isBinary: bool) -> None:
         super().onMessageBegin(isBinary)  # type: ignore[misc]
@@ -288,6 +298,12 @@ class FastFrames:
 
     def _drop_frame(self) -> None:
         self._header, self._pieces, self._taken, self._missing = b"", [], 0, 0
+
+    def _forget(self) -> None:
+        self.data = b""
+        self.message_data = self.frame_data = []
+        self._fragments = 0
+        self._drop_frame()
 
     def _give_back(self) -> None:
         # We have stopped taking frames in the middle of one: Autobahn gets all of it.

@@ -538,6 +538,8 @@ class HalfReceivedTests(SynchronousTestCase):
             websocket = make(FastServer)
             websocket.dataReceived(data[:40])
             websocket.dropConnection(abort=True)
+            self.assertEqual(websocket.half_received, 0)
+            self.assertEqual((websocket.data, websocket.message_data), (b"", []))
             websocket.dataReceived(data[40:] * 5)
             self.assertEqual(websocket.half_received, 0)
             self.assertEqual((websocket.data, websocket._pieces), (b"", []))

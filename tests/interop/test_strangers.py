@@ -229,7 +229,7 @@ RUDE = {
     "no certificate": Rude(
         shows_no_certificate, "dropped", "tls: peer did not return a certificate"
     ),
-    "noise in TLS": Rude(says_in_tls(os.urandom(64) + b"\r\n\r\n"), "400", "ws: "),
+    "noise in TLS": Rude(says_in_tls(bytes(range(128, 192)) + b"\r\n\r\n"), "400", "ws: "),
     "other path": Rude(says_in_tls(UPGRADE.replace(b"/ws", b"/rpc") + b"\r\n"), "404", "ws: "),
     "no WebSocket": Rude(says_in_tls(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n"), "426", "ws: "),
     "10 MB of headers": Rude(
