@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "shells",
         frozenset(
             {
+                "connection.ban_file",
                 "connection.dialer",
                 "connection.fast_frames",
                 "connection.fast_tls",

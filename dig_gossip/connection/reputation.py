@@ -1,7 +1,7 @@
 """What peers and hosts have on their account, and who is banned.
 
 Pure; penalizing, dropping the session and logging happen in one turn of the shell (CON-007.2).
-Ban times are Unix seconds, since they are shown and may be stored.
+Ban times are Unix seconds, since they are shown and stored.
 
 Source: behaviour §9, API-002.10, API-006.
 """
@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import attrs
 
+from dig_gossip.connection.ban_list import Bans, HostBan, PeerBan
 from dig_gossip.constants import BAN_DURATION_SECS, MAX_REPUTATIONS, PENALTY_BAN_THRESHOLD
 from dig_gossip.types.peer import PeerId, canonical_host
 from dig_gossip.types.reputation import PeerReputation, PenaltyReason
@@ -69,6 +70,8 @@ class _Ledger(Generic[K]):
         self._keeps_history = keeps_history
         self._charged: OrderedDict[K, _Account] = OrderedDict()
         self._banned: OrderedDict[K, _Account] = OrderedDict()
+        #: bans that began, began again, or ended
+        self.changes = 0
 
     def __len__(self) -> int:
         return len(self._charged) + len(self._banned)
@@ -80,8 +83,23 @@ class _Ledger(Generic[K]):
         account = self._banned.get(key)
         return account is not None and not _is_over(account, unix)
 
-    def active(self, unix: float) -> int:
-        return sum(not _is_over(account, unix) for account in self._banned.values())
+    def active(self, unix: float) -> list[tuple[K, _Account]]:
+        return [(key, acct) for key, acct in self._banned.items() if not _is_over(acct, unix)]
+
+    def restore(self, accounts: list[tuple[K, _Account]], unix: float) -> int:
+        """Continue bans of an earlier life, none longer than a new one; say how many."""
+        latest = math.ceil(unix + self._ban_seconds)
+        restored = 0
+        for key, account in sorted(accounts, key=lambda item: item[1].ban_expiry or 0):
+            account.ban_expiry = min(account.ban_expiry or 0, latest)
+            if _is_over(account, unix) or key in self._banned:
+                continue
+            self._charged.pop(key, None)
+            self._banned[key] = account
+            restored += 1
+            if len(self._banned) > self._capacity:
+                self.pardon(next(iter(self._banned)))
+        return min(restored, self._capacity)
 
     def charge(self, key: K, reason: PenaltyReason, unix: float) -> tuple[_Account, bool]:
         """Add points; say whether that led to a ban. A running ban is not prolonged."""
@@ -106,6 +124,7 @@ class _Ledger(Generic[K]):
             account.ban_count += 1
             self._banned[key] = account
         self._banned.move_to_end(key)
+        self.changes += 1
         account.ban_expiry = math.ceil(unix + self._ban_seconds)
         if len(self._banned) > self._capacity:
             self.pardon(next(iter(self._banned)))
@@ -114,7 +133,10 @@ class _Ledger(Generic[K]):
     def pardon(self, key: K) -> None:
         """End a ban, if there is one: the points are gone."""
         account = self._banned.pop(key, None)
-        if account is not None and self._keeps_history:
+        if account is None:
+            return
+        self.changes += 1
+        if self._keeps_history:
             account.points = 0
             account.ban_expiry = None
             self._touch(key, account)
@@ -143,7 +165,7 @@ def _is_over(account: _Account, unix: float) -> bool:
     return account.ban_expiry is not None and unix >= account.ban_expiry
 
 
-def _host_key(host: str) -> str | None:
+def host_key(host: str) -> str | None:
     """Name the account of a host: an IPv4 address, an IPv6 /64, a name; None for loopback.
 
     Source: behaviour REP-102-X, CON-007.1.
@@ -186,6 +208,7 @@ class Reputations:
         ban_seconds: float = BAN_DURATION_SECS,
     ) -> None:
         self._unix = unix
+        self._threshold = threshold
         self._peers: _Ledger[PeerId] = _Ledger(capacity, threshold, ban_seconds, keeps_history=True)
         self._hosts: _Ledger[str] = _Ledger(capacity, threshold, ban_seconds, keeps_history=False)
         self.penalties_by_reason: dict[PenaltyReason, int] = dict.fromkeys(PenaltyReason, 0)
@@ -197,7 +220,67 @@ class Reputations:
     @property
     def active_bans(self) -> int:
         """How many peer ids are banned now."""
-        return self._peers.active(self._unix())
+        return len(self._peers.active(self._unix()))
+
+    @property
+    def active_host_bans(self) -> int:
+        """How many hosts are banned now."""
+        return len(self._hosts.active(self._unix()))
+
+    @property
+    def ban_changes(self) -> int:
+        """Rises whenever a ban begins or ends: what was stored before is out of date."""
+        return self._peers.changes + self._hosts.changes
+
+    def bans(self) -> Bans:
+        """Everybody who is banned now, to be stored."""
+        unix = self._unix()
+        return Bans(
+            peers=tuple(
+                PeerBan(
+                    peer_id=peer_id,
+                    expiry=account.ban_expiry or 0,
+                    count=account.ban_count,
+                    reason=account.last_reason,
+                    host=account.banned_host,
+                )
+                for peer_id, account in self._peers.active(unix)
+            ),
+            hosts=tuple(
+                HostBan(host=host, expiry=account.ban_expiry or 0)
+                for host, account in self._hosts.active(unix)
+            ),
+        )
+
+    def restore(self, bans: Bans) -> int:
+        """Continue bans of an earlier life of this node, where they are not over.
+
+        None lasts longer than a new one would: the system's clock may have been wrong then, or
+        the file was written by somebody else. Loopback stays free.
+
+        :returns: how many of them are in force, of peers and of hosts.
+        Source: behaviour REP-104-X.
+        """
+        unix = self._unix()
+        peers = [
+            (
+                ban.peer_id,
+                _Account(
+                    points=self._threshold,
+                    ban_expiry=ban.expiry,
+                    ban_count=max(1, ban.count),
+                    last_reason=ban.reason,
+                    banned_host=None if ban.host is None else host_key(ban.host),
+                ),
+            )
+            for ban in bans.peers
+        ]
+        hosts = [
+            (key, _Account(points=self._threshold, ban_expiry=ban.expiry, ban_count=1))
+            for ban in bans.hosts
+            if (key := host_key(ban.host)) is not None
+        ]
+        return self._peers.restore(peers, unix) + self._hosts.restore(hosts, unix)
 
     def penalize(
         self,
@@ -220,7 +303,7 @@ class Reputations:
         unix = self._unix()
         self.penalties_by_reason[reason] += 1
         account, newly_banned = self._peers.charge(peer_id, reason, unix)
-        key = None if host is None or ip_exempt else _host_key(host)
+        key = None if host is None or ip_exempt else host_key(host)
         ip_newly_banned = False
         if newly_banned:
             account.banned_host = key
@@ -243,7 +326,7 @@ class Reputations:
             self.penalize(peer_id, reason, host)
         unix = self._unix()
         account = self._peers.ban(peer_id, unix)
-        account.banned_host = None if host is None else _host_key(host)
+        account.banned_host = None if host is None else host_key(host)
         if account.banned_host is not None:
             self._hosts.ban(account.banned_host, unix)
 
@@ -266,7 +349,7 @@ class Reputations:
 
     def is_host_banned(self, host: str) -> bool:
         """Whether a host is banned now, in whatever spelling; never for loopback."""
-        key = _host_key(host)
+        key = host_key(host)
         return key is not None and self._hosts.is_banned(key, self._unix())
 
     def get(

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from dig_gossip.connection.ban_file import BanFile
 from dig_gossip.connection.dialer import Dialer
 from dig_gossip.connection.listener import Listener
 from dig_gossip.connection.peers import Peers
@@ -205,6 +206,7 @@ class Node:
         self.clock = Clock(cast(IReactorTime, reactor))
         self.transports = transports
         self.peers = Peers(config, identity, self.clock, rng)
+        self.ban_file = BanFile(config.ban_file_path, self.peers.reputations, self.clock)
         self.subscriptions = Subscriptions()
         self.router = Router(config, self.peers, self.clock, rng, self.subscriptions)
         self.peers.observe(self.router)
@@ -218,6 +220,7 @@ class Node:
 
         :raises Io: the address cannot be bound.
         """
+        self.ban_file.load()
         self.peers.running = True
         try:
             self.peers.bound = self.listener.start(self.config.listen_addr)
@@ -234,6 +237,7 @@ class Node:
         await self._step("bootstrap", self.bootstrap.stop)
         await self._step("dials", self.dialer.stop)
         await self._step("sessions", self.peers.shutdown)
+        await self._step("bans", self.ban_file.save)
         await self._step("router", self.router.stop)
         await self._step("subscriptions", self.subscriptions.close)
         await self._step("transports", self._wait_for_transports)
@@ -241,6 +245,7 @@ class Node:
 
     def _clean_up(self) -> None:
         self.peers.cleanup()
+        self.ban_file.save()
         self.dialer.backoff.expire()
         self.router.reconcile()
 

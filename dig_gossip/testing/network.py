@@ -123,8 +123,7 @@ class MemoryNetwork:
             listen_addr=address,
             reactor=reactor,
             rng=random.Random(self.rng.random()),
-            peers_file_path=None,
-            **options,
+            **{"peers_file_path": None, **options},
         )
         if identity is None:
             identity = throwaway_identity(f"{self._seed}/{len(self.nodes)}")

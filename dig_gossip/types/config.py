@@ -317,7 +317,8 @@ class GossipConfig:
         default="peers.dat",
         converter=read_optional_path,
         metadata=about(
-            "The file that remembers addresses of peers. Empty: memory only. No effect yet.",
+            """The file that remembers addresses of peers (no effect yet). Bans that are in force
+            are kept beside it, under the same name with .bans added. Empty: memory only.""",
             kind="path",
         ),
     )
@@ -458,6 +459,11 @@ class GossipConfig:
         if interval is None:
             interval = c.PING_INTERVAL_SECS
         return interval if interval < self.peer_timeout else self.peer_timeout / 3
+
+    @property
+    def ban_file_path(self) -> str:
+        """Where bans are kept; empty for memory only."""
+        return f"{self.peers_file_path}.bans" if self.peers_file_path else ""
 
     @property
     def max_inbound(self) -> int:
