@@ -32,6 +32,7 @@ TCP_CONNECT_TIMEOUT_SECS: Final = 10  # (ext.)
 OUTBOUND_HANDSHAKE_TIMEOUT_SECS: Final = 30  # (ext.) TCP to registered
 INBOUND_HANDSHAKE_TIMEOUT_SECS: Final = 30  # accept to registered
 CLOSE_TIMEOUT_SECS: Final = 5  # (ext.) from our close frame to an aborted transport
+EVICTION_INTERVAL_SECS: Final = 60  # (ext.) one inbound peer at most makes room for another
 GLARE_WINDOW_SECS: Final = 30  # (ext.) age below which opposite sessions are one glare
 DIAL_BACKOFF_BASE_SECS: Final = 5  # (ext.)
 DIAL_BACKOFF_CAP_SECS: Final = 600  # (ext.)

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.opening",
                 "connection.peers",
                 "connection.session",
+                "connection.totals",
                 "connection.websocket",
                 "connection.writer",
                 "discovery",

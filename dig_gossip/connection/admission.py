@@ -33,6 +33,8 @@ class AcceptFacts:
     :ivar inbound_openings: accepted connections that are not registered yet.
     :ivar max_inbound: slots that are not reserved for outbound sessions, 1 or more (CON-110-X).
     :ivar total_sessions: registered sessions of both directions.
+    :ivar max_contenders: connections beyond the free slots that may shake hands in the hope of
+        somebody else's; 0 while nobody can be evicted.
     """
 
     running: bool
@@ -46,6 +48,7 @@ class AcceptFacts:
     total_sessions: int
     max_connections: int
     max_inflight_handshakes: int
+    max_contenders: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -100,8 +103,12 @@ class SessionFacts:
 def refuse_accept(facts: AcceptFacts) -> str | None:
     """Decide whether an incoming connection is closed before TLS, without a byte.
 
+    With every slot taken a few go on all the same, as contenders: when their handshake is done,
+    one of them may take the slot of a peer that nobody would miss. Only hosts that have no
+    connection yet contend; so a handful of silent connections does not keep others from it.
+
     :returns: None to go on, or the reason in snake_case, fit for the name of a counter.
-    Source: behaviour CON-002.1, CON-110-X, CON-111-X.
+    Source: behaviour CON-002.1, CON-110-X, CON-111-X, CON-114-X.
     """
     if not facts.running:
         return "not_running"
@@ -109,10 +116,12 @@ def refuse_accept(facts: AcceptFacts) -> str | None:
         return "ip_banned"
     if not facts.is_loopback and facts.connections_from_host >= facts.max_connections_per_ip:
         return "ip_limit"
-    if facts.inbound_sessions + facts.inbound_openings >= facts.max_inbound:
+    may_contend = facts.is_loopback or not facts.connections_from_host
+    extra = facts.max_contenders if may_contend else 0
+    if facts.inbound_sessions + facts.inbound_openings >= facts.max_inbound + extra:
         return "inbound_full"
     # Outbound sessions may fill more than what is reserved for them.
-    if facts.total_sessions + facts.inbound_openings >= facts.max_connections:
+    if facts.total_sessions + facts.inbound_openings >= facts.max_connections + extra:
         return "all_full"
     if facts.inbound_openings >= facts.max_inflight_handshakes:
         return "handshakes_full"

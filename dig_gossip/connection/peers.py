@@ -31,13 +31,21 @@ from dig_gossip.connection.admission import (
     refuse_dial,
     refuse_session,
 )
+from dig_gossip.connection.eviction import (
+    MAX_CONTENDERS,
+    Candidate,
+    Evictor,
+    Kept,
+    is_local,
+    network_group,
+)
 from dig_gossip.connection.handshake import RemoteHandshake
-from dig_gossip.connection.lanes import Waits
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peer_table import PeerTable, Refused, Resolution, Supersedes
 from dig_gossip.connection.rate_limit import Verdict
 from dig_gossip.connection.reputation import Reputations
 from dig_gossip.connection.session import RemovalReason, Session
+from dig_gossip.connection.totals import Totals
 from dig_gossip.constants import INBOUND_HANDSHAKE_TIMEOUT_SECS, OUTBOUND_HANDSHAKE_TIMEOUT_SECS
 from dig_gossip.errors import (
     ChannelClosed,
@@ -45,6 +53,7 @@ from dig_gossip.errors import (
     ClientErrorKind,
     DuplicateConnection,
     GossipError,
+    MaxConnectionsReached,
     PeerBanned,
     PeerNotConnected,
 )
@@ -55,7 +64,7 @@ from dig_gossip.types.reputation import PeerReputation, PenaltyReason
 from dig_gossip.util.addresses import is_same_endpoint
 from dig_gossip.util.clock import Clock
 from dig_gossip.wire.message import Message
-from dig_gossip.wire.opcodes import MessagePriority, opcode_name
+from dig_gossip.wire.opcodes import ChiaMessageType, opcode_name
 
 
 class PeersObserver(Protocol):
@@ -67,49 +76,6 @@ class PeersObserver(Protocol):
     def rtt_measured(self, session: Session, seconds: float) -> None: ...
     def dig_tolerated(self, session: Session) -> None: ...
     def role(self, peer_id: PeerId) -> PlumtreeRole | None: ...
-
-
-class Totals:
-    """What sessions that are gone have moved; totals never decrease (CON-006.3)."""
-
-    __slots__ = (
-        "admitted",
-        "budget_dropped",
-        "bulk_dropped",
-        "bytes_received",
-        "bytes_sent",
-        "messages_received",
-        "messages_sent",
-        "normal_delayed",
-        "tx_suppressed",
-        "waited",
-    )
-
-    def __init__(self) -> None:
-        self.admitted = 0
-        self.messages_sent = 0
-        self.messages_received = 0
-        self.bytes_sent = 0
-        self.bytes_received = 0
-        self.budget_dropped = 0
-        self.bulk_dropped = 0
-        self.normal_delayed = 0
-        self.tx_suppressed = 0
-        self.waited = [Waits() for _ in MessagePriority]
-
-    def fold(self, session: Session) -> None:
-        """Add the counters of a session, at its end or for a sum."""
-        self.messages_sent += session.messages_sent
-        self.messages_received += session.messages_received
-        self.bytes_sent += session.bytes_sent
-        self.bytes_received += session.bytes_received
-        lanes = session.lanes
-        self.budget_dropped += lanes.counters.budget_dropped
-        self.bulk_dropped += lanes.counters.bulk_dropped
-        self.normal_delayed += lanes.counters.normal_delayed
-        self.tx_suppressed += lanes.counters.tx_suppressed
-        for total, waited in zip(self.waited, lanes.waited, strict=True):
-            total.merge(waited)
 
 
 class Peers:
@@ -139,6 +105,7 @@ class Peers:
         self._accepting = 0
         self._hosts: Counter[str] = Counter()
         self._greeted: dict[PeerId, Opening] = {}
+        self._evictor = Evictor(secret=rng.randbytes(32), now=clock.monotonic)
 
     def observe(self, observer: PeersObserver) -> None:
         """Say who is told about sessions; once, before anything starts."""
@@ -206,6 +173,7 @@ class Peers:
                 total_sessions=len(self.table),
                 max_connections=self._config.max_connections,
                 max_inflight_handshakes=self._config.inflight_limit,
+                max_contenders=MAX_CONTENDERS if self._evictor.is_ready else 0,
             )
         )
         if refusal is not None:
@@ -298,7 +266,12 @@ class Peers:
         peer_id = self._identified(opening)
         websocket = opening.websocket
         assert websocket is not None
-        resolution = self._admit(opening, peer_id, greeted=opening.is_outbound)
+        try:
+            resolution = self._admit(opening, peer_id, greeted=opening.is_outbound)
+        except MaxConnectionsReached:
+            if opening.is_outbound or not self._make_room(opening.address.host):
+                raise
+            resolution = self._admit(opening, peer_id, greeted=False)
         if not opening.is_outbound:
             opening.send_handshake()
         session = Session(
@@ -373,6 +346,40 @@ class Peers:
         if error is not None:
             raise error
         return resolution
+
+    def _make_room(self, host: str) -> bool:
+        """Evict an inbound peer for a newcomer, if there is one that nobody would miss."""
+        candidates = [
+            Candidate(
+                key=session,
+                group=network_group(session.address.host),
+                is_local=is_local(session.address.host),
+                opened_at=session.opened_at,
+                score=self.reputation(session.peer_id).score,
+                last_transaction=session.last_transaction,
+                last_message=session.last_news,
+                has_request=session.has_requests,
+            )
+            for session in self.table
+            if not session.is_outbound
+        ]
+        victim = self._evictor.choose(candidates, network_group(host))
+        if isinstance(victim, Kept):
+            self.counters[f"eviction_refused.{victim.value}"] += 1
+            return False
+        self.session_ended(victim, RemovalReason.EVICTED)
+        return True
+
+    def delivered(self, peer_id: PeerId, opcode: int) -> None:
+        """Credit a peer with a message that spreads and was new to us."""
+        session = self.table.get(peer_id)
+        if session is None:
+            return
+        # As good as the clock, and read already.
+        if opcode == ChiaMessageType.NEW_TRANSACTION:
+            session.last_transaction = session.keepalive.last_heard
+        else:
+            session.last_news = session.keepalive.last_heard
 
     def opening_ended(self, opening: Opening, outcome: Outcome) -> GossipError | None:
         """Release the permit, count the failure."""
@@ -548,6 +555,7 @@ def _ignore(_outcome: Outcome) -> None:
 #: A close frame would wait for ever.
 _NOBODY_LISTENS = frozenset({RemovalReason.DEAD, RemovalReason.REAPED, RemovalReason.STALLED})
 _CLOSE_CODES = {
+    RemovalReason.EVICTED: 1013,
     RemovalReason.BANNED: 1008,
     RemovalReason.SHUTDOWN: 1001,
 }

@@ -8,6 +8,7 @@ the router's business, who may be here is :class:`~dig_gossip.connection.peers.P
 from __future__ import annotations
 
 import enum
+import math
 import random
 from typing import Protocol
 
@@ -62,6 +63,7 @@ class RemovalReason(enum.Enum):
     SHUTDOWN = "shutdown"
     ERROR = "error"
     STALLED = "stalled"  # it stopped reading
+    EVICTED = "evicted"  # it made room for another peer
 
 
 class SessionOwner(Protocol):
@@ -99,6 +101,9 @@ class Session:
     :param rate_limit_factor: share of the peer's limits that we use; None switches the rate
         limits off, in both directions.
     :ivar opened_at: monotonic seconds of registration.
+    :ivar last_transaction: monotonic seconds at which the peer last brought a transaction that was
+        new to us; -inf for never.
+    :ivar last_news: the same for any other message that spreads.
     :ivar tolerates_dig: whether opcodes 200..254 may be sent (wire §4.2); can become true later.
     Bounds: at most 16 384 pending requests (half the id space of our role).
     """
@@ -130,6 +135,7 @@ class Session:
         self.creation_time = self.last_message_time = clock.unix()
         self.messages_received = 0
         self.bytes_received = 0
+        self.last_transaction = self.last_news = -math.inf
         self._owner = owner
         self._websocket = websocket
         self._writer = websocket.writer
@@ -186,6 +192,11 @@ class Session:
     def speaks_plumtree(self) -> bool:
         """Whether the peer takes part in the tree (capability 201)."""
         return self.remote.has(Capability.DIG_PLUMTREE)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether requests of ours wait for their answers."""
+        return len(self._requests) > 0
 
     @property
     def messages_sent(self) -> int:

@@ -213,6 +213,7 @@ class Router:
             if isinstance(effect, Send):
                 accepted += self._send(effect)
             elif isinstance(effect, Deliver):
+                self._peers.delivered(effect.peer, effect.message.type)
                 self._subscriptions.publish(effect.peer, effect.message)
             elif isinstance(effect, SetTimer):
                 self._clear_timer(effect.key)

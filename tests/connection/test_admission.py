@@ -54,6 +54,20 @@ class RefuseAcceptTests(SynchronousTestCase):
         """A first connection passes every gate.  CON-002.1"""
         self.assertIsNone(self.refusal())
 
+    def test_a_few_contend_for_a_slot_when_all_are_taken(self) -> None:
+        """From hosts without a connection; the other gates hold as ever.  CON-114-X"""
+        full = {"inbound_sessions": 42, "total_sessions": 50, "max_contenders": 8}
+        self.assertIsNone(self.refusal(**full, inbound_openings=7))
+        self.assertEqual(self.refusal(**full, inbound_openings=8), "inbound_full")
+        self.assertEqual(self.refusal(**full, connections_from_host=1), "inbound_full")
+        self.assertIsNone(self.refusal(**full, connections_from_host=1, is_loopback=True))
+        self.assertEqual(self.refusal(**full, host_banned=True), "ip_banned")
+        few = {"max_inflight_handshakes": 3, "inbound_openings": 3}
+        self.assertEqual(self.refusal(**full, **few), "handshakes_full")
+        outbound = {"total_sessions": 50, "max_contenders": 8}
+        self.assertIsNone(self.refusal(**outbound, inbound_openings=7))
+        self.assertEqual(self.refusal(**outbound, inbound_openings=8), "all_full")
+
     def test_gates_come_in_the_stated_order(self) -> None:
         """With everything wrong, curing gate after gate shows them in order.  CON-002.1"""
         cures: list[tuple[str, dict[str, Any]]] = [  # Any: fields of several types

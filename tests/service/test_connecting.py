@@ -135,7 +135,7 @@ class DialTests(NetworkCase):
         self.network.start()
         self.connect(others[0], hub)
         self.assertFires(ClientError, others[1].handle.connect_to(hub.address))
-        self.assertEqual(self.counter(hub, "accept_refused.inbound_full"), 1)
+        self.assertEqual(self.counter(hub, "eviction_refused.all_protected"), 1)
         self.connect(hub, others[1])
         self.connect(hub, others[2])
         self.assertEqual(len(self.peer_ids(hub)), 3)
