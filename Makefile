@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: run test interop lint types docs format clean wheel-check benchmarks
+.PHONY: run test interop lint types docs format clean wheel-check benchmarks sketch-check sanitize
 
 run: $(STAMP)
 	$(BIN)/dig-gossip localnet $(ARGS)
@@ -16,6 +16,14 @@ test: $(STAMP)
 # Real counterparts that take long to install or to run: chia-blockchain, sslyze.
 interop: $(STAMP)
 	DIG_GOSSIP_INTEROP=1 $(BIN)/python -m twisted.trial tests.interop
+
+# Compiled and pure sketch arithmetic agree, on 100 000 random sets; about a minute.
+sketch-check: $(STAMP)
+	$(BIN)/python -m tests.sketch_check
+
+# The same for fewer sets and for garbage, with the compiled code under ASan and UBSan; needs gcc.
+sanitize: $(STAMP)
+	$(BIN)/python -m tests.sketch_check --sanitize
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -36,12 +44,12 @@ wheel-check: $(STAMP)
 	$(BIN)/python -m tests.wheel_check
 
 benchmarks: $(STAMP)
-	for script in plumtree memory connect latency throughput; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in sketch plumtree memory connect latency throughput; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
-	rm -rf build dist *.egg-info docs/_build _trial_temp* .mypy_cache .ruff_cache
+	rm -rf build dist dig_gossip/*/*.so *.egg-info docs/_build _trial_temp* .mypy_cache .ruff_cache
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard dig_gossip/*/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "dig_gossip needs Python 3.11 or later; say «make PYTHON=python3.11 …»"; exit 1; }
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -46,6 +46,10 @@ class BenchmarksTests(SynchronousTestCase):
         (row,) = (line.split() for line in lines if line.startswith("dig_gossip"))
         self.assertGreater(float(row[1]), 0)
 
+    def test_sketch_gives_verdicts(self) -> None:
+        """Every implementation decodes the same sketches.  design §6"""
+        self.assert_verdicts(_smoke_run("sketch.py"), 3)
+
     def test_plumtree_gives_a_verdict(self) -> None:
         """The tree is compared with a flood on the same overlay.  design §6"""
         self.assert_verdicts(_smoke_run("plumtree.py"), 1)

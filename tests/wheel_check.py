@@ -16,21 +16,27 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import threading
 import time
 import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 PROJECT = Path(__file__).resolve().parents[1]
 PLUGIN = "twisted/plugins/dig_gossip_plugin.py"
-IN_WHEEL = (PLUGIN, "dig_gossip/py.typed", "dig_gossip/testing/network.py")
+IN_WHEEL = (
+    PLUGIN, "dig_gossip/py.typed", "dig_gossip/testing/network.py", "dig_gossip/gossip/_sketch.pyi",
+)  # fmt: skip
+#: Compiled, each optional.
+EXTENSIONS = ("dig_gossip/gossip/_sketch",)
 IN_SDIST = (
-    "LICENSE", "Makefile", "NEWS.rst", "README.rst", "docs/conf.py", "examples/embed.py",
-    "pyproject.toml", "tests/__init__.py", PLUGIN,
+    "LICENSE", "Makefile", "NEWS.rst", "README.rst", "dig_gossip/gossip/_sketch.c", "docs/conf.py",
+    "examples/embed.py", "pyproject.toml", "setup.py", "tests/__init__.py", PLUGIN,
 )  # fmt: skip
 START_LIMIT_SECS = 30
 STOP_LIMIT_SECS = 10
@@ -48,16 +54,17 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
     """Run a command to its end.
 
+    :param extra: variables of its environment.
     :returns: what it printed.
     :raises Failure: its status is not 0.
     """
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env=environment(),
+        env={**environment(), **(extra or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,19 +96,19 @@ def build(out: Path) -> tuple[Path, Path]:
 
 
 def check_sdist(path: Path) -> None:
-    """The sdist carries tests and documentation, and nothing that was left lying about."""
+    """The sdist carries tests, documentation and C, and nothing that was left lying about."""
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     missing = [name for name in IN_SDIST if name not in names]
     if missing:
         raise Failure(f"{path.name} lacks {', '.join(missing)}")
-    litter = [name for name in names if name.endswith((".pyc", "dropin.cache"))]
+    litter = [name for name in names if name.endswith((".pyc", ".so", "dropin.cache"))]
     if litter:
         raise Failure(f"{path.name} contains {', '.join(litter)}")
 
 
 def check_wheel(path: Path) -> None:
-    """The wheel has the plugin and every module, and no tests."""
+    """The wheel has the plugin, every module, and, given a compiler, every extension; no tests."""
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
     modules = {
@@ -115,8 +122,31 @@ def check_wheel(path: Path) -> None:
     info = path.name.rsplit("-", 3)[0] + ".dist-info"
     allowed = ("dig_gossip/", f"{info}/", PLUGIN)
     foreign = sorted(name for name in names if not name.startswith(allowed))
+    foreign += sorted(name for name in names if name.endswith(".c"))
     if foreign:
         raise Failure(f"{path.name} contains {', '.join(foreign)}, which is not to be installed")
+    binaries = [name for name in names if name.endswith((".so", ".pyd"))]
+    built = {name.partition(".")[0] for name in binaries}
+    if len(binaries) != len(built) or built != (set(EXTENSIONS) if has_compiler() else set()):
+        raise Failure(f"{path.name} contains the extensions {', '.join(binaries) or 'none'}")
+
+
+def has_compiler() -> bool:
+    """Whether extensions can be built here."""
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    return shutil.which(command.split()[0]) is not None
+
+
+def check_without_compiler(sdist: Path, folder: Path) -> None:
+    """Where nothing can be compiled, the wheel is built all the same."""
+    out = folder / "pure"
+    command = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", out, sdist)
+    run(*command, cwd=folder, extra={"CC": "no-such-compiler"})
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        binaries = [name for name in archive.namelist() if name.endswith((".so", ".pyd"))]
+    if binaries:
+        raise Failure(f"{wheel.name} contains {', '.join(binaries)}: the compiler was not missing")
 
 
 def check_commands(commands: Path, cwd: Path) -> None:
@@ -213,11 +243,19 @@ def check(folder: Path) -> None:
     check_sdist(sdist)
     check_wheel(wheel)
 
+    say("building the wheel without a compiler")
+    check_without_compiler(sdist, folder)
+
     say("installing the wheel into a fresh environment")
     home = folder / "venv"
     venv.create(home, with_pip=True)
     commands = home / ("Scripts" if os.name == "nt" else "bin")
     run(commands / "python", "-m", "pip", "install", "--quiet", wheel, cwd=folder)
+
+    say("loading the compiled parts")
+    for extension in EXTENSIONS if has_compiler() else ():
+        module = extension.replace("/", ".")
+        run(commands / "python", "-c", f"import {module}", cwd=folder)
 
     say("asking the commands who they are")
     check_commands(commands, folder)

@@ -1,0 +1,12 @@
+"""The compiled parts of the package; everything else is in setup.cfg.
+
+Each is optional: where it cannot be built, the package does the same in Python.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension("dig_gossip.gossip._sketch", ["dig_gossip/gossip/_sketch.c"], optional=True),
+    ],
+)
