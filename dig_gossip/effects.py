@@ -58,4 +58,18 @@ class Penalize(NamedTuple):
     reason: PenaltyReason
 
 
-Effect: TypeAlias = Send | SetTimer | ClearTimer | Deliver | Validate | Penalize
+class HoldReading(NamedTuple):
+    """Read nothing more from a peer: what it sent already waits for the validator."""
+
+    peer: PeerId
+
+
+class ReleaseReading(NamedTuple):
+    """Undo :class:`HoldReading`; harmless without one."""
+
+    peer: PeerId
+
+
+Effect: TypeAlias = (
+    Send | SetTimer | ClearTimer | Deliver | Validate | Penalize | HoldReading | ReleaseReading
+)

@@ -44,10 +44,10 @@ class Keepalive:
 
     Every ``ping_interval`` seconds a probe is due. The peer is dead when its clock of silence
     reaches ``peer_timeout``. Hearing anything sets that clock to zero. A probe that is due but
-    cannot be sent, because our own queue is saturated, is skipped and *stops* the clock where it
-    stands, until a probe goes out again: a peer that was not asked owes no answer. What it owed
-    before still counts. (A peer that never drains our queue is not this class's business: the
-    queue has a hard cap.)
+    cannot be sent, because our own queue is saturated or we read nothing from the peer, is skipped
+    and *stops* the clock where it stands, until a probe goes out again: a peer that was not asked
+    owes no answer. What it owed before still counts. (A peer that never drains our queue is not
+    this class's business: the queue has a hard cap.)
 
     Bounds: ten round trips. Cost of each call: O(1).
 
@@ -111,7 +111,8 @@ class Keepalive:
     def tick(self, can_send: bool) -> Action:
         """Decide what to do now.
 
-        :param can_send: whether a ping would leave now, rather than wait in our own queue.
+        :param can_send: whether a ping would leave now, rather than wait in our own queue, and its
+            answer would be read.
         :returns: ``Probe`` (a new payload replaces an unanswered one), ``Skip`` (it is too early
             for a probe, or it cannot be sent), or ``Dead``. The next wake-up is never later than
             the moment at which the peer would be dead.

@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from dig_gossip.connection.etiquette import Etiquette
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.keepalive import Dead, Keepalive, Probe
 from dig_gossip.connection.lanes import Lanes, Offer
@@ -46,7 +47,7 @@ from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
-from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig
+from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig, opcode_name
 
 _ACCEPT = Verdict.ACCEPT
 _CHUNK = int(DigMessageType.MESSAGE_CHUNK)
@@ -131,6 +132,8 @@ class Session:
         self.remote = remote
         self.transport = transport
         self.tolerates_dig = remote.tolerates_dig
+        is_plain = not remote.tolerates_dig and not remote.is_rust
+        self._etiquette = Etiquette(remote) if is_plain else None
         self.opened_at = clock.monotonic()
         self.creation_time = self.last_message_time = clock.unix()
         self.messages_received = 0
@@ -224,7 +227,10 @@ class Session:
         :param is_reply: it answers the peer; backpressure then never drops it.
         :returns: what became of it; true if it was sent or will be.
         """
-        if is_dig(frame.message.type) and not self.tolerates_dig:
+        message = frame.message
+        if is_dig(message.type) and not self.tolerates_dig:
+            return Offer.REFUSED
+        if self._etiquette is not None and not self._etiquette.may_send(message.type, message.id):
             return Offer.REFUSED
         return self._writer.send(frame, is_reply=is_reply)
 
@@ -243,6 +249,8 @@ class Session:
             raise WrongDispatch("this peer drops the link on correlated requests")
         if is_dig(opcode) and not self.tolerates_dig:
             raise WrongDispatch("this peer does not know DIG opcodes")
+        if self._etiquette is not None and not self._etiquette.may_send(opcode, 0):
+            raise WrongDispatch(f"this peer drops the link on a {opcode_name(opcode)} of ours")
 
         def cancelled(_deferred: Deferred[Message]) -> None:
             self._requests.forget(request_id)
@@ -263,9 +271,24 @@ class Session:
 
     def refusal(self, offer: Offer) -> GossipError:
         """The error that says why a message was not taken."""
+        if offer is Offer.REFUSED:
+            return WrongDispatch(f"{self.peer_id.hex()} would drop the link on such a message")
         if offer in (Offer.DROPPED, Offer.TOO_LARGE):
             return Backpressured(f"{self.peer_id.hex()}: {offer.value}")
         return PeerNotConnected(self.peer_id)
+
+    def hold(self, holder: object) -> None:
+        """Read nothing more from the peer until every holder has released it (BP-104-X)."""
+        self._websocket.hold(holder)
+
+    def release(self, holder: object) -> None:
+        """Undo :meth:`hold`."""
+        self._websocket.release(holder)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether reading from the peer has stopped, because we cannot keep up with it."""
+        return self._websocket.is_held
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection with a WebSocket status code."""
@@ -327,8 +350,11 @@ class Session:
             return
         if message.id is not None and self._answered(message):
             return
+        if message.id is not None and self._etiquette is not None:
+            self._etiquette.asked(message.id)
         if not self.tolerates_dig and is_dig(opcode):
             self.tolerates_dig = True
+            self._etiquette = None
             self._owner.dig_tolerated(self)
         if opcode == ChiaMessageType.HANDSHAKE:
             self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
@@ -426,7 +452,12 @@ class Session:
             waiter.deferred.errback(RequestTimeout(f"no answer from {self.peer_id.hex()}"))
 
     def _tick(self) -> None:
-        action = self.keepalive.tick(can_send=self._writer.is_writable)
+        is_held = self.is_held
+        if is_held:
+            # Its pong is not read, so its silence is our doing; but writing shows whether it is
+            # still there at all.
+            self._writer.ping(b"")
+        action = self.keepalive.tick(can_send=self._writer.is_writable and not is_held)
         if isinstance(action, Dead):
             self._owner.misbehaved(self, PenaltyReason.CONNECTION_ISSUE)
             self._owner.session_ended(self, RemovalReason.DEAD)

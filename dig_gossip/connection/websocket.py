@@ -148,6 +148,7 @@ class PeerWebSocket:
     _frames = 0
     _early_frames = 0
     _is_registered = False
+    _holders: set[object]
     _deadline: Timer | None = None
     _close_code: int | None = None
 
@@ -176,6 +177,30 @@ class PeerWebSocket:
         """Drop the transport now."""
         cast(Any, self).transport.abortConnection()
 
+    def hold(self, holder: object) -> None:
+        """Read nothing more from the transport until every holder has released it.
+
+        What was read already still comes in: 64 KiB at most. Nothing holds a connection that
+        closes: its good-bye is to be read.
+        """
+        autobahn = cast(Any, self)
+        if autobahn.state == autobahn.STATE_OPEN and holder not in self._holders:
+            self._holders.add(holder)
+            if len(self._holders) == 1:
+                autobahn.transport.pauseProducing()
+
+    def release(self, holder: object) -> None:
+        """Undo :meth:`hold`; harmless without it."""
+        if holder in self._holders:
+            self._holders.discard(holder)
+            if not self._holders:
+                cast(Any, self).transport.resumeProducing()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether reading has stopped."""
+        return bool(self._holders)
+
     @property
     def remote_close(self) -> tuple[int | None, str]:
         """Code and reason of the peer's close frame, if it sent one."""
@@ -197,6 +222,7 @@ class PeerWebSocket:
         # Set on the instance first: Autobahn keeps what it finds.
         autobahn.maxMessagePayloadSize = PRE_HANDSHAKE_MAX_MESSAGE_BYTES
         autobahn.maxFramePayloadSize = PRE_HANDSHAKE_MAX_MESSAGE_BYTES
+        self._holders = set()
         self.writer = Writer(autobahn, as_client=not autobahn.factory.isServer, clock=self.clock)
         self.transports.add(self)
         super().connectionMade()  # type: ignore[misc]
@@ -296,6 +322,7 @@ class PeerWebSocket:
         if self._deadline is not None:
             self._deadline.cancel()
         self.writer.close()
+        self._holders.clear()
         super().connectionLost(reason)  # type: ignore[misc]
         self.receiver.lost(reason)
         self.transports.discard(self)
@@ -321,6 +348,8 @@ class PeerWebSocket:
     def _leaving(self, code: int | None, by_us: bool) -> None:
         self.writer.close()
         self._start_deadline()
+        for holder in list(self._holders):
+            self.release(holder)
         self._guarded(self.receiver.closing, code, by_us)
 
     def _start_deadline(self) -> None:

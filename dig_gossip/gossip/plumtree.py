@@ -46,7 +46,8 @@ prune us out of the tree               an empty eager set is refilled; announcem
 graft themselves in everywhere         harmless; it is what eager means
 poison the seen set                    a hash is computed from the content, never taken from a
                                        peer; frames dropped for lack of room are not seen
-keep the validator busy                1000 messages a peer and the cache's bytes in all may wait
+keep the validator busy                no more is read from a peer with 1000 messages that wait;
+                                       all of them together take no more than the cache's bytes
 stretch timer 1 by early hashes        a sample raises it by half at most, and never above the
                                        ceiling
 choose hashes that may cut the tree    nothing that a copy more would not do as well
@@ -182,11 +183,13 @@ class Plumtree:
         Source: behaviour PLT-006.
         """
         self._outsiders.remove(peer)
+        effects = self._pending.forget(peer)
         link = self._tree.remove(peer)
         if link is None:
-            return []
+            return effects
         now = self._now()
         return [
+            *effects,
             *self._fetching.peer_down(link, now),
             *self._tree.refill(now),
             *self._fetching.arm(now),
@@ -263,7 +266,7 @@ class Plumtree:
         sighting.links = self._tree.joined
         peers = self._tree.eager_unaware(aware)
         peers += self._outsiders.owed(digest, flood=True, chia=to_chia, exclude=exclude)
-        effects = self._push(peers, message)
+        effects = self._pending.release() + self._push(peers, message)
         announced = 0
         if self._keep(digest, message, now, effects):
             announced = sum(peer not in aware for peer in self._announcements.peers)
@@ -327,9 +330,9 @@ class Plumtree:
         if verdict is not Verdict.ACCEPT:
             sighting.stage = Stage.REFUSED
             self.counters.refused += 1
-            return []
+            return self._pending.release()
         self.counters.delivered += 1
-        effects: list[Effect] = [Deliver(pending.peer, pending.message)]
+        effects = [*self._pending.release(), Deliver(pending.peer, pending.message)]
         if sighting.stage is not _HELD:
             self._forward(message_hash, pending.message, sighting, aware, self._now(), effects)
         return effects

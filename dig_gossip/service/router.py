@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from dig_gossip.connection.lanes import Offer
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.connection.session import Session
@@ -27,7 +28,9 @@ from dig_gossip.effects import (
     ClearTimer,
     Deliver,
     Effect,
+    HoldReading,
     Penalize,
+    ReleaseReading,
     Send,
     SetTimer,
     TimerKey,
@@ -226,6 +229,10 @@ class Router:
                 self._validate(effect)
             elif isinstance(effect, Penalize):
                 self._peers.penalize(effect.peer, effect.reason)
+            elif isinstance(effect, HoldReading):
+                self._hold(effect.peer)
+            elif isinstance(effect, ReleaseReading):
+                self._release(effect.peer)
         return accepted
 
     def _send(self, effect: Send) -> int:
@@ -234,11 +241,25 @@ class Router:
         accepted = 0
         for peer in effect.peers:
             session = table.get(peer)
-            if session is not None and session.send(frame):
+            offer = Offer.CLOSED if session is None else session.send(frame)
+            if offer:
                 accepted += 1
+            elif offer is Offer.REFUSED:
+                self.counters[f"withheld.{opcode_name(effect.message.type)}"] += 1
             else:
                 self.counters["unreachable"] += 1
         return accepted
+
+    def _hold(self, peer: PeerId) -> None:
+        session = self._peers.table.get(peer)
+        if session is not None:
+            self.counters["reading_held.validator"] += 1
+            session.hold(self)
+
+    def _release(self, peer: PeerId) -> None:
+        session = self._peers.table.get(peer)
+        if session is not None:
+            session.release(self)
 
     def _clear_timer(self, key: TimerKey) -> None:
         timer = self._timers.pop(key, None)

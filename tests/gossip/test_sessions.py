@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dig_gossip.effects import Deliver, Send, Validate
+from dig_gossip.effects import Deliver, HoldReading, ReleaseReading, Send, Validate
 from dig_gossip.gossip.outside import MAX_KNOWN_HASHES
-from dig_gossip.gossip.validation import MAX_PENDING_PER_PEER
+from dig_gossip.gossip.validation import HOLD_AT, MAX_PENDING_PER_PEER
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.wire.message import Message, message_hash
 from tests.gossip.engine_case import (
@@ -281,8 +281,8 @@ class ValidationTests(MixedCase):
         """The excess is dropped unseen: others can still bring it.  PLT-104-X"""
         for peer, other in ((A, B), (C, D), (E, F)):
             texts = [f"{peer.hex()} {number}" for number in range(MAX_PENDING_PER_PEER)]
-            for text in texts:
-                self.assertEqual(len(self.received(peer, peak(text), True)), 1)
+            effects = [self.received(peer, peak(text), True)[-1] for text in texts]
+            self.assertTrue(all(isinstance(effect, Validate) for effect in effects))
             self.assertEqual(self.received(peer, peak(peer.hex()), True), [])
             self.assertEqual(len(self.received(other, peak(peer.hex()), True)), 1)
             for text in texts:
@@ -290,14 +290,46 @@ class ValidationTests(MixedCase):
             self.assertEqual(len(self.received(peer, peak("again" + peer.hex()), True)), 1)
         self.assertEqual(self.engine.counters.validations_dropped, 3)
 
+    def test_reading_from_a_busy_session_is_held(self) -> None:
+        """From 1000 messages that wait, until 500 are left; once each way.  BP-104-X"""
+        for peer in (A, C, E):
+            texts = [f"{peer.hex()} {number}" for number in range(HOLD_AT + 5)]
+            effects = [effect for text in texts for effect in self.received(peer, peak(text), True)]
+            holds = [effect for effect in effects if isinstance(effect, HoldReading)]
+            self.assertEqual(holds, [HoldReading(peer)])
+            self.assertEqual(effects.index(holds[0]), HOLD_AT - 1)
+            released = []
+            for number, text in enumerate(texts):
+                for effect in self.validated(peak(text), list(Verdict)[number % 3]):
+                    if isinstance(effect, ReleaseReading):
+                        released.append((number, effect))
+            self.assertEqual(released, [(504, ReleaseReading(peer))])
+
+    def test_a_session_that_changes_or_ends_is_not_held_for_ever(self) -> None:
+        """Nor is a session that follows it.  BP-104-X"""
+        for peer in (A, C, E):
+            for number in range(HOLD_AT):
+                self.received(peer, peak(f"{peer.hex()} {number}"), True)
+            self.assertIn(ReleaseReading(peer), self.peer_down(peer))
+            self.assertNotIn(ReleaseReading(peer), self.peer_down(peer))
+
+    def test_broadcasting_what_waits_releases_too(self) -> None:
+        """It is a verdict as any other.  BP-104-X"""
+        for number in range(HOLD_AT):
+            self.received(A, peak(f"{number}"), True)
+        effects = [e for n in range(500) for e in self.broadcast(peak(f"{n}")).effects]
+        self.assertEqual(effects.count(ReleaseReading(A)), 1)
+
     def test_pending_bytes_are_bounded(self) -> None:
         """All together take no more than the cache, but for a single message.  PLT-104-X"""
         self.build(cache_bytes=65_536)
         self.peer_up(A)
         first = Message(200, None, bytes(100_000))
-        self.assertEqual(len(self.received(A, first, True)), 1)
+        hold, validate = self.received(A, first, True)
+        self.assertEqual(hold, HoldReading(A))
+        self.assertIsInstance(validate, Validate)
         self.assertEqual(self.received(A, M, True), [])
-        self.validated(first, Verdict.REJECT)
+        self.assertEqual(self.validated(first, Verdict.REJECT), [ReleaseReading(A)])
         self.assertEqual(len(self.received(A, M, True)), 1)
 
     def test_message_forgotten_while_pending_is_asked_for_once_more(self) -> None:

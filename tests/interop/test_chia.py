@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 
+from dig_gossip.connection.etiquette import TO_FULL_NODE, TO_WALLET
 from tests.interop.environment import CHIA_NODE, chia_python
 from tests.interop.processes import Event, ProcessCase, Program, only_by_make_interop
 
@@ -88,6 +89,19 @@ class IdleTests(ChiaCase):
         """Nobody was closed, banned, refused or limited."""
         troubles = {"closed", "banned", "refused", "held_back", "failure"} & set(summary["totals"])
         self.assertEqual(troubles, set())
+
+
+class TableTests(ChiaCase):
+    """What Chia's code says about its messages, and what ours believes."""
+
+    async def test_what_we_say_is_what_a_chia_node_takes(self) -> None:
+        """Handlers and permitted senders, from its own tables.  design D5, wire §6"""
+        script = CHIA_NODE.with_name("chia_tables.py")
+        tables = self.start(Program("tables"), self.chia_python, script, ours=False)
+        said = await tables.when_event("tables")
+        self.assertEqual(set(said["full_node"]), TO_FULL_NODE)
+        self.assertLessEqual(TO_WALLET, set(said["wallet"]))
+        self.assertEqual(await tables.when_ended(), 0)
 
 
 class OtherNetworkTests(ChiaCase):

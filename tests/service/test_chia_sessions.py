@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from chia_rs.sized_bytes import bytes32
 from chia_rs.sized_ints import uint32
 
-from dig_gossip import Message, WrongDispatch
+from dig_gossip import Message, NodeType, WrongDispatch
 from dig_gossip.testing.hostile import HostilePeer
 from dig_gossip.testing.network import MemoryNode
-from dig_gossip.wire.chia import RequestBlock
+from dig_gossip.wire.chia import RejectBlock, RequestBlock, RequestPuzzleSolution
 from tests.network_case import NetworkCase
 
 NEW_PEAK = 20
@@ -60,6 +61,55 @@ class PlainChiaTests(NetworkCase):
         self.network.run(self.node.handle.broadcast(Message(27, None, b"block")))
         self.network.advance(1)
         self.assertEqual(self.opcodes(peer), [NEW_PEAK])
+
+    def test_the_application_cannot_send_what_costs_the_link(self) -> None:
+        """It is told, and the peer hears nothing.  design D5, wire 6, wire 7"""
+        peer = self.chia(self.node)
+        send_to = self.node.handle.send_to
+        for opcode in (27, 30, 45, 50, 63, 111, 150):  # unasked, or another kind of node's
+            for message_id in (None, 7):
+                message = Message(opcode, message_id, b"")
+                self.assertFires(WrongDispatch, send_to(peer.peer_id, message))
+        request = RequestPuzzleSolution(bytes32(bytes(32)), uint32(1))
+        self.assertFires(WrongDispatch, self.node.handle.request(peer.peer_id, request))
+        self.network.advance(5)
+        self.assertEqual(self.opcodes(peer), [])
+
+    def test_an_answer_goes_to_whoever_asked_once(self) -> None:
+        """A second one would be unasked.  wire 7, MSG-105-X"""
+        peer, other = self.chia(self.node), self.chia(self.node)
+        receiver = self.node.handle.inbound_receiver()
+        peer.send_message(Message(26, 9, bytes(RequestBlock(uint32(1), False))))
+        _, request = self.network.run(receiver.get())
+        reject = RejectBlock(uint32(1))
+        self.assertFires(WrongDispatch, self.node.handle.respond(other.peer_id, request, reject))
+        self.network.run(self.node.handle.respond(peer.peer_id, request, reject))
+        self.assertFires(WrongDispatch, self.node.handle.respond(peer.peer_id, request, reject))
+        self.network.advance(1)
+        self.assertEqual([(m.type, m.id) for m in peer.messages[1:]], [(28, 9)])
+        self.assertEqual(self.opcodes(other), [])
+
+    def test_a_wallet_is_left_out_of_a_broadcast(self) -> None:
+        """It would drop the link on a full node's gossip; a Rust dialer would not.  wire 7"""
+        wallet = self.chia(self.node, node_type=NodeType.WALLET, software_version="2.7.5")
+        rust = self.chia(
+            self.node, node_type=NodeType.WALLET, software_version="0.0.0", capabilities=(1,)
+        )
+        count = self.network.run(self.node.handle.broadcast(Message(NEW_PEAK, None, bytes(88))))
+        self.network.run(self.node.handle.send_to(wallet.peer_id, Message(50, None, bytes(76))))
+        self.network.advance(1)
+        self.assertEqual((self.opcodes(wallet), self.opcodes(rust)), ([50], [NEW_PEAK]))
+        self.assertEqual(count, 2)
+        self.assertEqual(self.counter(self.node, "withheld.new_peak"), 1)
+
+    def test_who_speaks_dig_is_not_held_to_chias_manners(self) -> None:
+        """Once the peer has sent a DIG opcode.  design D5"""
+        peer = self.chia(self.node)
+        peer.send_message(Message(208, None, b"announce"))
+        self.network.advance(1)
+        self.network.run(self.node.handle.send_to(peer.peer_id, Message(27, None, b"block")))
+        self.network.advance(1)
+        self.assertEqual(self.opcodes(peer), [27])
 
     def test_forwarding_leaves_chia_sessions_to_the_application(self) -> None:
         """What a DIG peer gossips goes on to Chia peers only when the application says so.  D6"""
