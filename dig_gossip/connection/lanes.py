@@ -60,6 +60,7 @@ class Offer(enum.Enum):
     DELAYED = "delayed"
     SUPPRESSED = "suppressed"
     DROPPED = "dropped"
+    OVER_BUDGET = "over_budget"  #: more than our rate limits let out waits already
     OVERFLOW = "overflow"
     TOO_LARGE = "too_large"  #: no limit of the peer's would ever let it pass
     CLOSED = "closed"  #: there is no connection (any more)
@@ -128,8 +129,11 @@ class Lanes:
         self._critical_in_a_row = 0
         #: seconds until a lane that waits for its budget may go on; None if none does
         self.blocked_for: float | None = None
-        #: longest waits, as sums and counts per lane, for statistics
+        #: per lane, from being queued to being handed to the transport
         self.waited = [Waits(), Waits(), Waits()]
+        #: per lane, from being queued to having left the transport; see :meth:`passed_on`
+        self.left = [Waits(), Waits(), Waits()]
+        self._handed: list[float | None] = [None, None, None]
 
     def __len__(self) -> int:
         critical, normal, bulk = self._lanes
@@ -141,6 +145,13 @@ class Lanes:
     def length(self, lane: MessagePriority) -> int:
         """How many messages wait in a lane, delayed ones not counted."""
         return len(self._lanes[lane]) + sum(map(len, self._held[lane].values()))
+
+    @property
+    def oldest_wait(self) -> float:
+        """Seconds for which the first message of any lane has waited; 0.0 if none waits."""
+        queues = (*self._lanes, *(queue for held in self._held for queue in held.values()))
+        since = min((queue[0].since for queue in queues if queue), default=None)
+        return 0.0 if since is None else self._now() - since
 
     @property
     def delayed(self) -> int:
@@ -160,7 +171,7 @@ class Lanes:
         held = self._held[lane].get(opcode)
         if held is not None and len(held) >= MAX_HELD:
             self.counters.budget_dropped += 1
-            return Offer.DROPPED
+            return Offer.OVER_BUDGET
         levels = self._levels
         if levels is not None:
             if opcode == _TRANSACTION and self._is_known_transaction(frame, depth, levels):
@@ -206,11 +217,23 @@ class Lanes:
             if waiting.piece is None:
                 self.bytes -= waiting.frame.size
                 self.waited[lane].add(self._now() - waiting.since)
+                if self._handed[lane] is None:
+                    self._handed[lane] = waiting.since
             else:
                 self._lanes[lane].appendleft(waiting)
             self._took(lane)
             return frame
         return None
+
+    def passed_on(self) -> None:
+        """The transport has room: what it was handed, it has passed on to the system.
+
+        Of each lane, the message that was handed over first since the last time counts.
+        """
+        for lane, since in enumerate(self._handed):
+            if since is not None:
+                self._handed[lane] = None
+                self.left[lane].add(self._now() - since)
 
     def _next_of(self, lane: int) -> _Waiting | None:
         """Take out the first message of a lane that may go, and hold back what is before it."""
@@ -346,6 +369,11 @@ class Waits:
     def merge(self, other: Waits) -> None:
         """Add what another one has counted."""
         self.counts = [one + two for one, two in zip(self.counts, other.counts, strict=True)]
+
+    @property
+    def total(self) -> int:
+        """How many messages were counted."""
+        return sum(self.counts)
 
     def percentile(self, share: float) -> float:
         """Seconds within which a share, 0..1, of the messages went; 0.0 without any."""

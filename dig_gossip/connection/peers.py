@@ -46,7 +46,11 @@ from dig_gossip.connection.rate_limit import Verdict
 from dig_gossip.connection.reputation import Reputations
 from dig_gossip.connection.session import RemovalReason, Session
 from dig_gossip.connection.totals import Totals
-from dig_gossip.constants import INBOUND_HANDSHAKE_TIMEOUT_SECS, OUTBOUND_HANDSHAKE_TIMEOUT_SECS
+from dig_gossip.constants import (
+    INBOUND_HANDSHAKE_TIMEOUT_SECS,
+    OUTBOUND_HANDSHAKE_TIMEOUT_SECS,
+    RTT_PENALTY_THRESHOLD_MS,
+)
 from dig_gossip.errors import (
     ChannelClosed,
     ClientError,
@@ -143,6 +147,8 @@ class Peers:
         """Everything that sessions have moved, those that are gone and those that live."""
         total = copy.copy(self.totals)
         total.waited = copy.deepcopy(self.totals.waited)
+        total.left = copy.deepcopy(self.totals.left)
+        total.unsent = self.totals.unsent.copy()
         for session in self.table:
             total.fold(session)
         return total
@@ -425,7 +431,16 @@ class Peers:
         self._observer.message_received(session, message)
 
     def rtt_measured(self, session: Session, seconds: float) -> None:
-        """Pass a round trip on."""
+        """Pass a round trip on; say once of a session that it is slow (PRF-001.1)."""
+        if seconds * 1000 > RTT_PENALTY_THRESHOLD_MS and not session.is_slow:
+            session.is_slow = True
+            self.counters["slow_peers"] += 1
+            self._log.debug(
+                "{peer_id} took {seconds:.1f} s to answer a ping",
+                event="slow_peer",
+                peer_id=session.peer_id.hex(),
+                seconds=seconds,
+            )
         assert self._observer is not None
         self._observer.rtt_measured(session, seconds)
 
@@ -434,9 +449,14 @@ class Peers:
         assert self._observer is not None
         self._observer.dig_tolerated(session)
 
+    def size_refused(self, opcode: int) -> None:
+        """Count a message that was refused at its header; the charge comes with the close."""
+        self.counters[f"size_refused.{opcode_name(opcode)}"] += 1
+
     def limit_exceeded(self, session: Session, opcode: int, verdict: Verdict) -> None:
         """Count a dropped message; charge or drop a peer that goes too far (behaviour §8)."""
-        self.counters[f"rate_dropped.{opcode_name(opcode)}"] += 1
+        why = "size_dropped" if verdict is Verdict.OVERSIZE else "rate_dropped"
+        self.counters[f"{why}.{opcode_name(opcode)}"] += 1
         if verdict is Verdict.DISCONNECT:
             self.session_ended(session, RemovalReason.DISCONNECTED)
         elif verdict is not Verdict.DROP:

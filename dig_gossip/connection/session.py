@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import random
+from collections import Counter
 from typing import Protocol
 
 import attrs
@@ -35,6 +36,7 @@ from dig_gossip.errors import (
     WrongDispatch,
 )
 from dig_gossip.types.peer import (
+    LaneWaits,
     PeerAddress,
     PeerConnection,
     PeerId,
@@ -85,6 +87,9 @@ class SessionOwner(Protocol):
     def dig_tolerated(self, session: Session) -> None:
         """The peer has shown that it knows DIG opcodes."""
 
+    def size_refused(self, opcode: int) -> None:
+        """A message was so large, or in so many fragments, that it was not even received."""
+
     def limit_exceeded(self, session: Session, opcode: int, verdict: Verdict) -> None:
         """A message was dropped because the peer sends too much, or too large ones."""
 
@@ -105,6 +110,9 @@ class Session:
     :ivar last_transaction: monotonic seconds at which the peer last brought a transaction that was
         new to us; -inf for never.
     :ivar last_news: the same for any other message that spreads.
+    :ivar unsent: messages that were not sent, by ``<why>.<opcode>``; why is an :class:`Offer`.
+    :ivar late_answers: answers that came when nobody waited for them any more, and were dropped.
+    :ivar is_slow: whether a round trip has taken more than five seconds.
     :ivar tolerates_dig: whether opcodes 200..254 may be sent (wire §4.2); can become true later.
     Bounds: at most 16 384 pending requests (half the id space of our role).
     """
@@ -138,6 +146,9 @@ class Session:
         self.creation_time = self.last_message_time = clock.unix()
         self.messages_received = 0
         self.bytes_received = 0
+        self.unsent: Counter[str] = Counter()
+        self.late_answers = 0
+        self.is_slow = False
         self.last_transaction = self.last_news = -math.inf
         self._owner = owner
         self._websocket = websocket
@@ -166,6 +177,7 @@ class Session:
         self._writer.configure(Lanes(levels, budget, cuts=cuts, now=clock.monotonic), budget)
         # The hot path calls this for every read.
         self.heard = self.keepalive.heard
+        self._judged = 0  # opcode of the last message that was large enough to be asked about
         self._pulse: Timer | None = None
         self._ended = False
 
@@ -228,11 +240,15 @@ class Session:
         :returns: what became of it; true if it was sent or will be.
         """
         message = frame.message
-        if is_dig(message.type) and not self.tolerates_dig:
+        if (is_dig(message.type) and not self.tolerates_dig) or (
+            self._etiquette is not None and not self._etiquette.may_send(message.type, message.id)
+        ):
+            self.unsent[f"{Offer.REFUSED.value}.{opcode_name(message.type)}"] += 1
             return Offer.REFUSED
-        if self._etiquette is not None and not self._etiquette.may_send(message.type, message.id):
-            return Offer.REFUSED
-        return self._writer.send(frame, is_reply=is_reply)
+        offer = self._writer.send(frame, is_reply=is_reply)
+        if not offer:
+            self.unsent[f"{offer.value}.{opcode_name(message.type)}"] += 1
+        return offer
 
     def request(
         self, opcode: int, data: bytes, replies: frozenset[int], timeout: float
@@ -273,7 +289,7 @@ class Session:
         """The error that says why a message was not taken."""
         if offer is Offer.REFUSED:
             return WrongDispatch(f"{self.peer_id.hex()} would drop the link on such a message")
-        if offer in (Offer.DROPPED, Offer.TOO_LARGE):
+        if offer in (Offer.DROPPED, Offer.OVER_BUDGET, Offer.TOO_LARGE):
             return Backpressured(f"{self.peer_id.hex()}: {offer.value}")
         return PeerNotConnected(self.peer_id)
 
@@ -366,6 +382,7 @@ class Session:
 
         Source: design D7.
         """
+        self._judged = opcode
         if self._largest is None:
             return WS_MAX_MESSAGE_BYTES
         return max_frame_size(opcode, solicited=self._requests.expects(opcode), rows=self._largest)
@@ -399,6 +416,7 @@ class Session:
         if self._ended:
             return
         if by_us and code == 1009:
+            self._owner.size_refused(self._judged)
             self._owner.misbehaved(self, PenaltyReason.SPAM)
         elif by_us and code in (1002, 1007):
             self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
@@ -434,13 +452,21 @@ class Session:
             reputation=reputation,
             transport=self.transport,
             plumtree=role,
+            queued_messages=self.queued_messages,
+            queued_bytes=self._writer.queued_bytes,
+            oldest_wait=self.lanes.oldest_wait,
+            queue_wait_p99=LaneWaits(*(w.percentile(0.99) for w in self.lanes.waited)),
+            wire_wait_p99=LaneWaits(*(w.percentile(0.99) for w in self.lanes.left)),
+            is_held=self.is_held,
         )
 
     def _answered(self, message: Message) -> bool:
         waiter = self._requests.match(message.id, message.type)
         if waiter is None:
             # A late answer must not be mistaken for a request of the peer's own.
-            return self._requests.is_late(message.id, message.type)
+            is_late = self._requests.is_late(message.id, message.type)
+            self.late_answers += is_late
+            return is_late
         if waiter.timer is not None:
             waiter.timer.cancel()
         waiter.deferred.callback(message)

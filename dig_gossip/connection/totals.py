@@ -5,6 +5,8 @@ Source: behaviour CON-006.3, STA-101-X.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from dig_gossip.connection.lanes import Waits
 from dig_gossip.connection.session import Session
 from dig_gossip.wire.opcodes import MessagePriority
@@ -19,10 +21,13 @@ class Totals:
         "bulk_dropped",
         "bytes_received",
         "bytes_sent",
+        "late_answers",
+        "left",
         "messages_received",
         "messages_sent",
         "normal_delayed",
         "tx_suppressed",
+        "unsent",
         "waited",
     )
 
@@ -36,7 +41,11 @@ class Totals:
         self.bulk_dropped = 0
         self.normal_delayed = 0
         self.tx_suppressed = 0
+        self.late_answers = 0
+        #: messages that were not sent, by ``<why>.<opcode>``
+        self.unsent: Counter[str] = Counter()
         self.waited = [Waits() for _ in MessagePriority]
+        self.left = [Waits() for _ in MessagePriority]
 
     def fold(self, session: Session) -> None:
         """Add the counters of a session, at its end or for a sum."""
@@ -49,5 +58,9 @@ class Totals:
         self.bulk_dropped += lanes.counters.bulk_dropped
         self.normal_delayed += lanes.counters.normal_delayed
         self.tx_suppressed += lanes.counters.tx_suppressed
+        self.late_answers += session.late_answers
+        self.unsent.update(session.unsent)
         for total, waited in zip(self.waited, lanes.waited, strict=True):
             total.merge(waited)
+        for total, left in zip(self.left, lanes.left, strict=True):
+            total.merge(left)

@@ -165,6 +165,7 @@ class Writer:
 
     def resumeProducing(self) -> None:
         self._paused = False
+        self.lanes.passed_on()
         self._drain()
 
     def stopProducing(self) -> None:
@@ -182,7 +183,7 @@ class Writer:
     def _enqueue(self, frame: OutboundFrame, is_reply: bool) -> Offer:
         offer = self.lanes.offer(frame, is_reply=is_reply)
         if offer is Offer.OVERFLOW and not self._paused:
-            return Offer.DROPPED  # the peer reads; it is our own limits that hold up everything
+            return Offer.OVER_BUDGET  # the peer reads; it is our own limits that hold it up
         if offer is Offer.OVERFLOW:
             self.close()
             overflowed, self._overflowed = self._overflowed, None
@@ -203,6 +204,8 @@ class Writer:
             if frame is None:
                 break
             self._write(frame)
+        if self.is_writable:
+            self.lanes.passed_on()
         wait = self.lanes.blocked_for
         if self._open and not self._paused and wait is not None:
             self._wake_in(max(wait, _SOONEST_SECS))

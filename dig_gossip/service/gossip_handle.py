@@ -161,6 +161,7 @@ class GossipHandle:
         extra.update(node.peers.counters)
         extra.update(node.router.counters)
         extra["bans_active"] = node.peers.reputations.active_bans
+        extra["host_bans_active"] = node.peers.reputations.active_host_bans
         extra["lagged"] = node.subscriptions.lagged
         extra["openings"] = node.peers.openings
         extra["queued_messages"] = sum(session.queued_messages for session in sessions)
@@ -168,10 +169,16 @@ class GossipHandle:
         extra["bulk_dropped"] = totals.bulk_dropped
         extra["normal_delayed"] = totals.normal_delayed
         extra["tx_suppressed"] = totals.tx_suppressed
+        extra["late_answers"] = totals.late_answers
+        extra["sessions_held"] = sum(session.is_held for session in sessions)
+        extra.update({f"unsent.{what}": count for what, count in totals.unsent.items()})
         for lane in MessagePriority:
+            name = lane.name.lower()
+            extra[f"queued.{name}"] = totals.waited[lane].total
             for share in (50, 99):
-                wait = totals.waited[lane].percentile(share / 100)
-                extra[f"queue_us_p{share}.{lane.name.lower()}"] = round(wait * 1e6)
+                for what, waits in (("queue", totals.waited), ("wire", totals.left)):
+                    wait = waits[lane].percentile(share / 100)
+                    extra[f"{what}_us_p{share}.{name}"] = round(wait * 1e6)
         outbound = node.peers.table.outbound_count
         return GossipStats(
             total_connections=totals.admitted,

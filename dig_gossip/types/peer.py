@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import attrs
 from chia_rs.sized_bytes import bytes32
@@ -140,12 +140,28 @@ class PeerAddress:
 AddressLike: TypeAlias = PeerAddress | str | tuple[str, int]
 
 
+class LaneWaits(NamedTuple):
+    """Seconds for each lane."""
+
+    critical: float = 0.0
+    normal: float = 0.0
+    bulk: float = 0.0
+
+
 @attrs.frozen(kw_only=True)
 class PeerConnection:
     """A live session as it was when asked; later changes do not show.
 
     Byte counters count serialized messages, without WebSocket and TLS overhead. Times are Unix
-    seconds. Source: behaviour API-005, CON-006.
+    seconds.
+
+    :ivar queued_messages: messages that wait for the peer now, and ``queued_bytes`` their size.
+    :ivar oldest_wait: seconds for which the first of any lane has waited.
+    :ivar queue_wait_p99: within how many seconds 99 % of the messages that had to wait were handed
+        to the transport; 0.0 if none had to.
+    :ivar wire_wait_p99: the same until the transport had passed them on to the system.
+    :ivar is_held: whether we read nothing from the peer, because we cannot keep up with it.
+    Source: behaviour API-005, CON-006.
     """
 
     peer_id: PeerId
@@ -165,6 +181,12 @@ class PeerConnection:
     reputation: PeerReputation
     transport: TransportKind
     plumtree: PlumtreeRole | None
+    queued_messages: int = 0
+    queued_bytes: int = 0
+    oldest_wait: float = 0.0
+    queue_wait_p99: LaneWaits = attrs.field(factory=LaneWaits)
+    wire_wait_p99: LaneWaits = attrs.field(factory=LaneWaits)
+    is_held: bool = False
 
     @property
     def bytes_written(self) -> int:

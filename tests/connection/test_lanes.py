@@ -229,7 +229,7 @@ class BudgetTests(LanesCase):
         for number in range(MAX_HELD):
             self.assertIs(lanes.offer(frame(NORMAL, number)), Offer.QUEUED)
             self.assertIsNone(lanes.take())
-        self.assertIs(lanes.offer(frame(NORMAL)), Offer.DROPPED)
+        self.assertIs(lanes.offer(frame(NORMAL)), Offer.OVER_BUDGET)
         self.assertIs(lanes.offer(frame(33)), Offer.QUEUED)
         self.assertEqual((lanes.counters.budget_dropped, len(lanes)), (1, MAX_HELD + 1))
         lanes.clear()
@@ -262,3 +262,33 @@ class WaitsTests(LanesCase):
         lanes.take()
         self.assertGreaterEqual(lanes.waited[MessagePriority.BULK].percentile(0.5), 1.0)
         self.assertEqual(lanes.waited[MessagePriority.NORMAL].percentile(0.5), 0.0)
+
+    def test_the_wait_for_the_wire_ends_when_the_transport_has_passed_it_on(self) -> None:
+        """Of each lane the first that went since the last time counts.  STA-101-X"""
+        lanes = self.make()
+        for number in range(3):
+            lanes.offer(frame(CRITICAL, number))
+        lanes.offer(frame(BULK))
+        self.time = 1.0
+        self.drain(lanes)
+        self.time = 5.0
+        lanes.passed_on()
+        lanes.passed_on()
+        left = [lanes.left[lane] for lane in MessagePriority]
+        self.assertEqual([waits.total for waits in left], [1, 0, 1])
+        self.assertGreaterEqual(left[MessagePriority.CRITICAL].percentile(0.99), 5.0)
+        self.assertLess(lanes.waited[MessagePriority.CRITICAL].percentile(0.99), 2.1)
+
+    def test_the_oldest_wait_is_that_of_any_lane(self) -> None:
+        """Also of what waits for its rate budget.  API-005"""
+        lanes = self.make()
+        self.assertEqual(lanes.oldest_wait, 0.0)
+        lanes.offer(frame(BULK))
+        self.time = 2.0
+        lanes.offer(frame(CRITICAL))
+        self.time = 3.0
+        self.assertEqual(lanes.oldest_wait, 3.0)
+        lanes.take()
+        self.assertEqual(lanes.oldest_wait, 3.0)
+        lanes.take()
+        self.assertEqual(lanes.oldest_wait, 0.0)

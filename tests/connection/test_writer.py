@@ -132,6 +132,29 @@ class WriterTests(WriterCase):
         self.assertEqual(self.writer.queued_bytes, ENVELOPE + 3)
         self.assertEqual(self.writer.messages_sent, 0)
 
+    def test_the_wait_for_the_wire_lasts_until_the_transport_asks_for_more(self) -> None:
+        """Or, if it does not say stop, until it has got the message.  STA-101-X"""
+        clock = SimulatedClock()
+        writer = self.owner.writer = Writer(self.owner, as_client=False, clock=Clock(clock))
+        writer.open()
+        writer.pauseProducing()
+        writer.send(frame(b"1"))
+        clock.advance(2)
+        self.owner.room = 1
+        writer.resumeProducing()
+        clock.advance(3)
+        self.assertEqual((writer.lanes.waited[0].total, writer.lanes.left[0].total), (1, 0))
+        self.owner.room = None
+        writer.resumeProducing()
+        self.assertEqual(writer.lanes.left[0].total, 1)
+        self.assertGreaterEqual(writer.lanes.left[0].percentile(0.5), 5)
+        writer.pauseProducing()
+        writer.send(frame(b"2"))
+        clock.advance(0.001)
+        writer.resumeProducing()
+        self.assertEqual(writer.lanes.left[0].total, 2)
+        self.assertLess(writer.lanes.left[0].percentile(0.5), 0.01)
+
     def test_what_waited_is_written_in_order(self) -> None:
         """Before anything that is sent later.  BP-101-X"""
         self.writer.pauseProducing()

@@ -100,7 +100,7 @@ class PlainChiaTests(NetworkCase):
         self.network.advance(1)
         self.assertEqual((self.opcodes(wallet), self.opcodes(rust)), ([50], [NEW_PEAK]))
         self.assertEqual(count, 2)
-        self.assertEqual(self.counter(self.node, "withheld.new_peak"), 1)
+        self.assertEqual(self.counter(self.node, "unsent.refused.new_peak"), 1)
 
     def test_who_speaks_dig_is_not_held_to_chias_manners(self) -> None:
         """Once the peer has sent a DIG opcode.  design D5"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dig_gossip import BackpressureConfig, Backpressured, Message, PeerOptions
-from dig_gossip.testing.hostile import HostilePeer
+from dig_gossip.testing.hostile import BINARY, PONG, HostilePeer, make_frame
 from dig_gossip.testing.network import MemoryNode
 from tests.network_case import NetworkCase
 
@@ -71,6 +71,48 @@ class InboundLimitTests(NetworkCase):
         self.peer.send_message(Message(NEW_PEAK, None, bytes(513)))
         self.network.advance(0.1)
         self.assertEqual((len(receiver), self.points()), (1, 15))
+        self.assertEqual(self.counter(self.node, "size_dropped.new_peak"), 1)
+        self.assertEqual(self.counter(self.node, "rate_dropped.new_peak"), 0)
+
+    def test_fifty_windows_of_excess_end_the_session_without_a_ban(self) -> None:
+        """A forwarder of an endless flood.  RL-104-X"""
+        for window in range(50):
+            self.assertEqual(self.peer_ids(self.node), {bytes(self.peer.peer_id)}, window)
+            for number in range(101):
+                data = (1000 * window + number).to_bytes(4, "big")
+                self.peer.send_message(Message(200, None, data))
+            if window < 49:
+                self.peer.send_frame(b"", PONG)
+                self.network.advance(30)
+                self.peer.send_frame(b"", PONG)
+                self.network.advance(30)
+        self.network.advance(1)
+        self.assertEqual((self.peer_ids(self.node), self.points()), (set(), 0))
+        self.assertEqual(self.counter(self.node, "removed.disconnected"), 1)
+
+    def test_the_aggregate_is_charged_to_the_reader(self) -> None:
+        """A thousand messages a minute of all Chia's rows that share it.  CON-005"""
+        # Within their own rows, but a hundred more than the aggregate.
+        for opcode, count in ((29, 500), (26, 200), (33, 200), (36, 200)):
+            for _ in range(count):
+                self.peer.send_message(Message(opcode, None, b""))
+        self.network.advance(1)
+        dropped = self.counter(self.node, "rate_dropped.request_signage_point_or_end_of_sub_slot")
+        self.assertEqual((dropped, self.points()), (100, 0))
+
+    def test_the_table_belongs_to_the_kind_of_peer(self) -> None:
+        """Chia's own rows for a plain Chia peer, the older ones without capability 3.  wire 11"""
+        for capabilities, admitted in (((1, 2), 1000), ((1, 2, 3), 5000)):
+            chia = HostilePeer(self.network)
+            chia.join(self.node.address, capabilities=capabilities)
+            self.addCleanup(chia.drop)
+            self.network.advance(60 - self.network.clock.seconds() % 60)
+            before = self.counter(self.node, "rate_dropped.request_puzzle_solution")
+            frame = make_frame(bytes(Message(45, None, b"")), BINARY, True, True, 0, None)
+            chia.send(frame * (admitted + 7))
+            self.network.advance(1)
+            after = self.counter(self.node, "rate_dropped.request_puzzle_solution")
+            self.assertEqual(after - before, 7)
 
 
 class OutboundLimitTests(NetworkCase):
@@ -109,6 +151,7 @@ class OutboundLimitTests(NetworkCase):
             Backpressured, one.handle.send_to(other.peer_id, Message(NEW_PEAK, None, bytes(513)))
         )
         self.assertIn(other.peer_id.hex(), str(error))
+        self.assertEqual(self.counter(one, "unsent.too_large.new_peak"), 1)
 
     def test_a_broadcast_that_nobody_may_be_sent_is_refused(self) -> None:
         """Neither pushed nor announced: it could not be pulled either.  CON-005.3"""
@@ -128,6 +171,11 @@ class OutboundLimitTests(NetworkCase):
         self.assertEqual((counts[0], counts[-1]), (1, 0))
         self.assertEqual(self.peer_ids(one), {bytes(other.peer_id)})
         self.assertEqual(self.counter(one, "penalty.connection_issue"), 0)
+        self.assertEqual(
+            self.counter(one, "unsent.over_budget.new_attestation"),
+            self.counter(one, "budget_dropped"),
+        )
+        self.assertEqual(self.counter(one, "budget_dropped"), counts.count(0))
 
 
 class LaneTests(NetworkCase):
@@ -192,6 +240,7 @@ class LaneTests(NetworkCase):
         self.network.run(one.handle.send_to(other.peer_id, reply))
         self.send(one, other, 32)
         self.assertEqual(self.counter(one, "bulk_dropped"), 1)
+        self.assertEqual(self.counter(one, "unsent.dropped.respond_blocks"), 1)
         self.assertEqual(self.counter(one, "normal_delayed"), 1)
         self.assertEqual(self.received(other)[-5:], [NEW_PEAK] * 3 + [32, RESPOND_BLOCKS])
 
@@ -212,6 +261,34 @@ class LaneTests(NetworkCase):
         self.received(other)
         self.assertGreaterEqual(self.counter(one, "queue_us_p99.critical"), 2_000_000)
         self.assertEqual(self.counter(one, "queue_us_p99.normal"), 0)
+        self.assertGreaterEqual(self.counter(one, "wire_us_p99.critical"), 2_000_000)
+        self.assertEqual(self.counter(one, "queued.critical"), 1)
+
+    def test_a_peer_that_holds_us_up_can_be_told_from_the_others(self) -> None:
+        """Its snapshot says what waits, for how long, and what has waited.  API-005, STA-101-X"""
+        one, other = self.full_link()
+        third = self.network.node(peer_options=UNLIMITED)
+        self.network.start()
+        self.connect(one, third)
+        waiting = self.session(one, other).queued_messages
+        self.send(one, other, NEW_PEAK)
+        self.send(one, third, NEW_PEAK)
+        self.network.advance(3)
+        slow, fast = (
+            next(c for c in self.network.run(one.handle.connected_peers()) if c.peer_id == peer)
+            for peer in (other.peer_id, third.peer_id)
+        )
+        self.assertEqual((slow.queued_messages, fast.queued_messages), (waiting + 1, 0))
+        self.assertGreaterEqual(slow.queued_bytes, 46)
+        self.assertGreaterEqual(slow.oldest_wait, 3)
+        self.assertEqual((fast.oldest_wait, fast.queued_bytes), (0.0, 0))
+        self.received(other)
+        slow = next(
+            c for c in self.network.run(one.handle.connected_peers()) if c.peer_id == other.peer_id
+        )
+        self.assertGreaterEqual(slow.queue_wait_p99.critical, 3)
+        self.assertGreaterEqual(slow.wire_wait_p99.critical, slow.queue_wait_p99.critical)
+        self.assertEqual((slow.oldest_wait, slow.queued_messages), (0.0, 0))
 
 
 class SizeGateTests(NetworkCase):
@@ -240,6 +317,7 @@ class SizeGateTests(NetworkCase):
         self.assertEqual(self.claim(RESPOND_BLOCKS, 8 * 2**20 + 1), 1009)
         peers = self.node.service.node.peers
         self.assertEqual(peers.reputation(self.peer.peer_id).penalty_points, 25)
+        self.assertEqual(self.counter(self.node, "size_refused.respond_blocks"), 1)
 
     def test_an_answer_that_we_asked_for_may_be_larger(self) -> None:
         """Up to its row.  design D7"""
