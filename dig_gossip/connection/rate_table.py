@@ -16,7 +16,6 @@ from typing import Final
 import attrs
 
 from dig_gossip.constants import WS_MAX_MESSAGE_BYTES
-from dig_gossip.wire.opcodes import RoutingClass, routing_class
 
 K: Final = 1024
 M: Final = 1024 * 1024
@@ -172,10 +171,6 @@ _CHIA: Final = (_complete(CHIA_V1), _complete(CHIA_V2))
 _OURS: Final = (_complete(CHIA_V1, _BLOCK_ANSWERS), _complete(CHIA_V2, _BLOCK_ANSWERS))
 _TO_RUST: Final = (_narrowed(_OURS[False]), _narrowed(_OURS[True]))
 
-_IS_ANSWER: Final = tuple(
-    routing_class(opcode, True) is RoutingClass.RESPONSE for opcode in range(256)
-)
-
 
 def receive_rows(*, is_chia: bool, both_v2: bool) -> tuple[Row, ...]:
     """The limits of what a peer may send us.
@@ -208,12 +203,14 @@ def max_frame_size(opcode: int, *, solicited: bool, rows: tuple[Row, ...]) -> in
     """How large the WebSocket message that begins with this opcode may be.
 
     :param opcode: 0..255, its first byte.
-    :param solicited: a request of ours is pending that this opcode answers.
+    :param solicited: a request of ours is pending that this opcode answers.  Divergence: design D7
+        caps unasked answers only. Nothing else that a peer of ours may send is larger than 8 MiB
+        either, and tables of opcodes that wallets and harvesters use would allow 50 MiB.
     :param rows: what :func:`receive_rows` gave.
     :returns: bytes, envelope included. No more than a Chia node would take itself, where a row
         allows more.
     Source: design D7.
     """
-    if _IS_ANSWER[opcode] and not solicited:
+    if not solicited:
         return min(rows[opcode].max_size + ENVELOPE_BYTES, WS_MAX_MESSAGE_BYTES)
     return min(rows[opcode].max_size, CHIA_MAX_MESSAGE_BYTES) + ENVELOPE_BYTES

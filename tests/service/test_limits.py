@@ -8,6 +8,7 @@ from dig_gossip import BackpressureConfig, Backpressured, Message, PeerOptions
 from dig_gossip.testing.hostile import BINARY, PONG, HostilePeer, make_frame
 from dig_gossip.testing.network import MemoryNode
 from tests.network_case import NetworkCase
+from tests.vectors import load
 
 NEW_PEAK, RESPOND_BLOCKS, REQUEST_PEERS, RESPOND_PEERS = 20, 30, 43, 44
 UNLIMITED = PeerOptions(enforce_rate_limits=False)
@@ -113,6 +114,52 @@ class InboundLimitTests(NetworkCase):
             self.network.advance(1)
             after = self.counter(self.node, "rate_dropped.request_puzzle_solution")
             self.assertEqual(after - before, 7)
+
+
+class TraceTests(NetworkCase):
+    """Traces of Chia's and the Rust SDK's limiters, through TLS, WebSocket and the reader."""
+
+    def test_the_reader_judges_like_the_traces(self) -> None:
+        """What they admit is admitted, what they reject is dropped.  CON-005, wire 11"""
+        (self.node,) = self.nodes(1)
+        # Two hundred messages that are too large would end the trace with a ban.
+        self.patch(self.node.service.node.peers, "misbehaved", lambda *_: None)
+        replayed = 0
+        for vector in load("rate_limiter_sim.json"):
+            size = sum(step["size"] * step["repeat"] for step in vector["steps"])
+            # Ours admits all of a row; and 600 MB are a matter of another test.
+            if vector["incoming"] and vector["factor"] == 1.0 and size < 2**25:
+                self.replay(vector)
+                replayed += 1
+        self.assertEqual(replayed, 9)
+
+    def replay(self, vector: dict[str, Any]) -> None:
+        peer = HostilePeer(self.network)
+        self.addCleanup(peer.drop)
+        self.network.advance(60 - self.network.clock.seconds() % 60 - 2)
+        dig = () if vector["algorithm"] == "chia" else (200,)
+        peer.join(self.node.address, capabilities=(*vector["capabilities"], *dig))
+        self.network.advance(2.001)
+        start = self.network.clock.seconds()
+        for step in vector["steps"]:
+            self.network.advance(start + step["t"] - self.network.clock.seconds())
+            before = self.dropped()
+            message = bytes(Message(step["opcode"], None, bytes(step["size"])))
+            peer.send(make_frame(message, BINARY, True, True, 0, None) * step["repeat"])
+            self.network.settle(0.05)
+            rejected = sum(run for allowed, run in step["allowed_runs"] if not allowed)
+            if peer.closed is not None:  # refused before it was received
+                self.assertEqual((peer.closed.code, rejected), (1009, 1), vector["name"])
+                return
+            self.assertEqual(self.dropped() - before, rejected, vector["name"])
+
+    def dropped(self) -> int:
+        counters = self.node.service.node.peers.counters
+        return sum(
+            count
+            for name, count in counters.items()
+            if name.startswith(("rate_dropped.", "size_dropped."))
+        )
 
 
 class OutboundLimitTests(NetworkCase):
