@@ -10,6 +10,7 @@ Everything public is here; importing it installs no reactor.
 from __future__ import annotations
 
 from dig_gossip._version import __version__
+from dig_gossip.discovery.introducer_server import IntroducerServer
 from dig_gossip.errors import (
     AddressManagerStore,
     AlreadyStarted,
@@ -44,6 +45,7 @@ from dig_gossip.service.gossip_service import GossipService, Lifecycle
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.tls.identity import Identity
 from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.introducer import IntroducerServerConfig, VettedPeer
 from dig_gossip.types.network import Network
 from dig_gossip.types.peer import (
     Bytes32,
@@ -96,6 +98,10 @@ __all__ = [
     "TorConfig",
     "ErlayConfig",
     "BackpressureConfig",
+    # an introducer
+    "IntroducerServer",
+    "IntroducerServerConfig",
+    "VettedPeer",
     # peers
     "Bytes32",
     "NodeType",

@@ -1,7 +1,8 @@
 """Configuration files: TOML in, :class:`~dig_gossip.types.config.GossipConfig` out, and back.
 
 The keys are the fields of ``GossipConfig``; its parts are tables (``[relay]``, ``[plumtree]``).
-Defaults give way to the file, and the file to overrides (the command line).
+Files of the servers hold the fields of their own classes, by the same rules. Defaults give way to
+the file, and the file to overrides (the command line).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "build_config",
     "load_config",
+    "load_settings",
     "parse_config",
     "to_toml",
     "toml_literal",
@@ -31,6 +33,8 @@ __all__ = [
 
 MAX_FILE_BYTES = 1_048_576
 _WIDTH = 96
+
+C = TypeVar("C")
 
 
 def load_config(
@@ -44,8 +48,18 @@ def load_config(
     :raises InvalidConfig: it is larger than 1 MiB, no TOML, or says something unusable; the text
         names the file, and the line or the key.
     """
+    return load_settings(GossipConfig, path, overrides)
+
+
+def load_settings(
+    kind: type[C], path: str | None = None, overrides: Mapping[str, object] | None = None
+) -> C:
+    """Make a configuration object of any class, as :func:`load_config` makes a node's.
+
+    :param kind: an attrs class whose fields were declared with ``option`` or ``about``.
+    """
     if path is None:
-        return build_config({}, overrides)
+        return _build(kind, {}, overrides, "configuration")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -59,7 +73,7 @@ def load_config(
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise InvalidConfig(f"{path}: not UTF-8 text (at line {line})") from exc
-    return parse_config(text, overrides, source=path)
+    return _build(kind, _parse(text, path), overrides, path)
 
 
 def parse_config(
@@ -70,8 +84,12 @@ def parse_config(
     :param source: what errors call the text, usually its path.
     :raises InvalidConfig: as in :func:`load_config`.
     """
+    return build_config(_parse(text, source), overrides, source=source)
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        settings = tomllib.loads(text)
+        return tomllib.loads(text)
     except RecursionError as exc:
         raise InvalidConfig(f"{source}: nested too deeply") from exc
     except tomllib.TOMLDecodeError as exc:
@@ -80,7 +98,6 @@ def parse_config(
         raise InvalidConfig(f"{source}: {reason}") from exc
     except ValueError as exc:  # Python refuses to read integers of thousands of digits
         raise InvalidConfig(f"{source}: a number has too many digits") from exc
-    return build_config(settings, overrides, source=source)
 
 
 def build_config(
@@ -96,11 +113,21 @@ def build_config(
     :raises InvalidConfig: a key that does not exist, with the nearest one that does; a value that
         cannot be used.
     """
+    return _build(GossipConfig, settings, overrides, source)
+
+
+def _build(
+    kind: type[C],
+    settings: Mapping[str, object],
+    overrides: Mapping[str, object] | None,
+    source: str,
+) -> C:
     overrides = {} if overrides is None else overrides
-    places = _known_keys()
+    places = _known_keys(kind)
     _check_keys(settings, places, source)
     # What no file can hold may still be injected.
-    injected = {field.name for field in attrs.fields(GossipConfig)} - set(places[""])
+    as_any: Any = kind  # Any: every class with options is an attrs class
+    injected = {field.name for field in attrs.fields(as_any)} - set(places[""])
     named = {name: value for name, value in overrides.items() if name not in injected}
     _check_keys(named, places, "overrides")
 
@@ -111,10 +138,10 @@ def build_config(
             value = {**below, **value}
         merged[name] = value
     try:
-        for option in _tables():
+        for option in _tables(kind):
             if isinstance(merged.get(option.name), Mapping):
                 merged[option.name] = _build_table(option, merged[option.name])
-        return GossipConfig(**merged)
+        return kind(**merged)
     except InvalidConfig as exc:
         key = exc.text.partition(":")[0].partition(".")[0]
         if key in settings and key not in overrides:
@@ -194,14 +221,14 @@ def toml_literal(value: object) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _tables() -> Iterable[Option]:
-    return (option for option in options_of(GossipConfig) if option.table is not None)
+def _tables(kind: type) -> Iterable[Option]:
+    return (option for option in options_of(kind) if option.table is not None)
 
 
-def _known_keys() -> dict[str, list[str]]:
+def _known_keys(kind: type) -> dict[str, list[str]]:
     """The options of each table; those outside of any are under ""."""
-    known = {"": [option.name for option in options_of(GossipConfig)]}
-    for option in _tables():
+    known = {"": [option.name for option in options_of(kind)]}
+    for option in _tables(kind):
         assert option.table is not None
         known[option.name] = [inner.name for inner in options_of(option.table)]
     return known

@@ -30,6 +30,14 @@ key that does not exist, ends the start with a message that names it.
 """
 
 
+def generate_for(table: type, prefix: str) -> str:
+    """Describe the options of a server's configuration, for a section of its own page."""
+    parts = []
+    for option in options_of(table):
+        parts += _option(f"{prefix}.{option.name}", option)
+    return "\n".join(parts)
+
+
 def generate() -> str:
     """Build the page as reStructuredText for Sphinx."""
     title = "Configuration reference"

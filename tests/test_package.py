@@ -27,13 +27,27 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("wire", frozenset({"wire", "effects"})),
     # A new module of these packages counts as pure until it is listed below.
-    ("engines", frozenset({"gossip", "connection", "tls.identity"})),
+    (
+        "engines",
+        frozenset(
+            {
+                "gossip",
+                "connection",
+                "discovery.introducer_protocol",
+                "discovery.introducer_registry",
+                "discovery.introducer_store",
+                "discovery.token_buckets",
+                "tls.identity",
+            }
+        ),
+    ),
     (
         "shells",
         frozenset(
             {
                 "connection.ban_file",
                 "connection.dialer",
+                "connection.endpoints",
                 "connection.fast_frames",
                 "connection.fast_tls",
                 "connection.listener",
@@ -41,6 +55,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.peers",
                 "connection.session",
                 "connection.totals",
+                "connection.visit",
                 "connection.websocket",
                 "connection.writer",
                 "discovery",
@@ -50,7 +65,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         ),
     ),
     ("service", frozenset({"service"})),
-    ("programs", frozenset({"", "cli", "config_file", "tap", "testing"})),
+    ("programs", frozenset({"", "cli", "config_file", "introducer_tap", "tap", "testing"})),
 )
 PURE = frozenset({"values", "wire", "engines"})
 

@@ -10,16 +10,12 @@ from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-)
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.backoff import DialBackoff
+from dig_gossip.connection.endpoints import client_endpoint
 from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peers import Peers
@@ -110,7 +106,12 @@ class Dialer:
         factory = _OneConnection(self._websockets, opening)
         tls = FastTLSFactory(self._tls, True, factory, clock=cast(Any, self._clock.reactor))
         tls.noisy = False
-        dial.connecting = self._endpoint(dial.address).connect(tls)
+        dial.connecting = client_endpoint(
+            self._clock.reactor,
+            dial.address,
+            timeout=TCP_CONNECT_TIMEOUT_SECS,
+            listening=self._peers.bound,
+        ).connect(tls)
         handled(
             dial.connecting.addCallbacks(
                 lambda _protocol: None, self._not_connected, (), {}, (opening,)
@@ -129,7 +130,8 @@ class Dialer:
             self.backoff.succeeded(dial.address)
             dial.waiters.succeed(outcome)
             return
-        error: GossipError = outcome
+        assert isinstance(outcome, GossipError)
+        error = outcome
         if not isinstance(error, DuplicateConnection | ChannelClosed):
             hopeless = isinstance(error, SelfConnection) or (
                 isinstance(error, ClientError) and not error.retryable
@@ -141,16 +143,6 @@ class Dialer:
         dial = self._dials.get(address)
         if dial is not None and dial.opening is not None:
             dial.opening.fail(ChannelClosed("the dial was cancelled"))
-
-    def _endpoint(self, address: PeerAddress) -> IStreamClientEndpoint:
-        reactor = cast(Any, self._clock.reactor)  # Any: several reactor interfaces at once
-        ip = address.ip
-        if ip is None:
-            return HostnameEndpoint(
-                reactor, address.host, address.port, timeout=TCP_CONNECT_TIMEOUT_SECS
-            )
-        endpoint = TCP4ClientEndpoint if ip.version == 4 else TCP6ClientEndpoint
-        return endpoint(reactor, address.host, address.port, timeout=TCP_CONNECT_TIMEOUT_SECS)
 
 
 class _OneConnection(Factory):

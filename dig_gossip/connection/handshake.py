@@ -138,6 +138,7 @@ def build(
     software_version: str,
     server_port: int,
     capabilities: Iterable[int] = DEFAULT_CAPABILITIES,
+    node_type: NodeType = NodeType.FULL_NODE,
 ) -> Handshake:
     """Make our own handshake, the same in both directions.
 
@@ -149,7 +150,7 @@ def build(
         protocol_version=PROTOCOL_VERSION,
         software_version=software_version,
         server_port=server_port,
-        node_type=NodeType.FULL_NODE.value,
+        node_type=node_type.value,
         capabilities=tuple((int(capability), _ENABLED) for capability in capabilities),
     )
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
 
 from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.opening import Opening
-from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.websocket import OpenTransports, PeerServerFactory, PeerServerProtocol
 from dig_gossip.errors import Io
 from dig_gossip.tls.context import PeerTLS
@@ -25,6 +25,16 @@ from dig_gossip.types.peer import PeerAddress
 from dig_gossip.util.clock import Clock
 
 _BACKLOG = 128
+
+#: The first byte of a TLS connection; that of a request in plain HTTP is a letter.
+_TLS_HANDSHAKE = 0x16
+
+
+class Host(Protocol):
+    """Who decides about incoming connections: the table of peers, an introducer."""
+
+    def accept(self, address: PeerAddress) -> Opening | None:
+        """The opening that a connection belongs to, or None to close it at once."""
 
 
 class Gate(Factory):
@@ -37,19 +47,59 @@ class Gate(Factory):
     noisy = False
 
     def __init__(
-        self, peers: Peers, tls: PeerTLS, clock: Clock, transports: OpenTransports
+        self,
+        host: Host,
+        tls: PeerTLS | None,
+        clock: Clock,
+        transports: OpenTransports,
+        *,
+        is_mixed: bool = False,
     ) -> None:
-        self._peers = peers
+        self._host = host
+        self._is_mixed = is_mixed
         self._inner = _Inner(PeerServerFactory(clock, transports))
-        self._tls = FastTLSFactory(tls, False, self._inner, clock=cast(Any, clock.reactor))
+        self._tls = None
+        if tls is not None:
+            self._tls = FastTLSFactory(tls, False, self._inner, clock=cast(Any, clock.reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol | None:
         host = cast(Any, addr)
-        opening = self._peers.accept(PeerAddress(host.host, host.port))
+        opening = self._host.accept(PeerAddress(host.host, host.port))
         if opening is None:
             return None
+        if self._is_mixed:
+            return _FirstByte(self, opening, host)
+        return self.build(opening, host, is_encrypted=self._tls is not None)
+
+    def build(self, opening: Opening, addr: IAddress, *, is_encrypted: bool) -> TwistedProtocol:
+        """Make the protocol of a connection that was let in."""
+        opening.is_encrypted = is_encrypted
         self._inner.opening = opening
-        return cast(TwistedProtocol, self._tls.buildProtocol(cast(Any, addr)))
+        factory = cast(Any, self._tls if is_encrypted else self._inner)
+        return cast(TwistedProtocol, factory.buildProtocol(addr))
+
+
+class _FirstByte(TwistedProtocol):
+    """Waits for the first byte, which tells TLS from plain HTTP, and makes way."""
+
+    def __init__(self, gate: Gate, opening: Opening, addr: IAddress) -> None:
+        self._gate = gate
+        self._opening = opening
+        self._addr = addr
+
+    def connectionMade(self) -> None:
+        self._opening.carried_by(cast(Any, self.transport))
+
+    def dataReceived(self, data: bytes) -> None:
+        transport = cast(Any, self.transport)
+        is_encrypted = data[0] == _TLS_HANDSHAKE
+        protocol = self._gate.build(self._opening, self._addr, is_encrypted=is_encrypted)
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        protocol.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._opening.lost(reason)
 
 
 class _Inner(Factory):
@@ -69,15 +119,24 @@ class _Inner(Factory):
 
 
 class Listener:
-    """The listening port of a node.
+    """The listening port of a node, or of an introducer.
 
     Binding happens in :meth:`start`, synchronously, so that a failure can end the program.
+
+    :param tls: None for plain WebSocket.
+    :param is_mixed: take plain WebSocket as well, on the same port.
     """
 
     def __init__(
-        self, peers: Peers, tls: PeerTLS, clock: Clock, transports: OpenTransports
+        self,
+        host: Host,
+        tls: PeerTLS | None,
+        clock: Clock,
+        transports: OpenTransports,
+        *,
+        is_mixed: bool = False,
     ) -> None:
-        self._gate = Gate(peers, tls, clock, transports)
+        self._gate = Gate(host, tls, clock, transports, is_mixed=is_mixed)
         self._reactor = cast(Any, clock.reactor)  # Any: also IReactorTCP and IReactorSocket
         self._port: IListeningPort | None = None
 

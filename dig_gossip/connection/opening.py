@@ -1,7 +1,8 @@
-"""A connection on its way to becoming a session: TCP, TLS, WebSocket, handshake, admission.
+"""A connection on its way to becoming something: TCP, TLS, WebSocket, handshake, admission.
 
 Accepted and dialed connections take the same road; only who speaks first differs. One deadline
-covers all of it. An opening ends exactly once, with a session or with an error.
+covers all of it. An opening ends exactly once, with what takes the connection over (a session of
+the node; a visit; a visitor of an introducer) or with an error.
 
 Source: behaviour CON-001.2, CON-002.2, CON-002.3; wire §5.2.
 """
@@ -9,7 +10,7 @@ Source: behaviour CON-001.2, CON-002.2, CON-002.3; wire §5.2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from OpenSSL import SSL
 from twisted.internet import error as tcp_errors
@@ -17,7 +18,7 @@ from twisted.python.failure import Failure
 
 from dig_gossip.connection import handshake
 from dig_gossip.connection.handshake import RemoteHandshake
-from dig_gossip.connection.websocket import TEXT_CLOSE, PeerWebSocket
+from dig_gossip.connection.websocket import TEXT_CLOSE, PeerWebSocket, Receiver
 from dig_gossip.errors import ClientError, ClientErrorKind, GossipError
 from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.clock import Clock
@@ -26,17 +27,22 @@ from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
 
-if TYPE_CHECKING:
-    from dig_gossip.connection.session import Session
-
 #: Chia writes the number of its error into the close reason.
 _CHIA_CLOSE_REASONS = {"110": ClientErrorKind.WRONG_NETWORK}
 
-Outcome: TypeAlias = "Session | GossipError"
+#: Who receives from now on, or why nobody does.
+Outcome: TypeAlias = Receiver | GossipError
+
+
+class Abortable(Protocol):
+    """What carries a connection before it is known what that is."""
+
+    def abortConnection(self) -> None:
+        """Drop it."""
 
 
 class OpeningHost(Protocol):
-    """Who decides about an opening: the table of peers."""
+    """Who decides about an opening: the table of peers, a visit, an introducer."""
 
     network: str
 
@@ -49,8 +55,8 @@ class OpeningHost(Protocol):
         :raises GossipError: it is not; nothing was said to it yet.
         """
 
-    def register(self, opening: Opening, remote: RemoteHandshake) -> Session:
-        """Admit the peer, answer it if it dialed, and make the session.
+    def register(self, opening: Opening, remote: RemoteHandshake) -> Receiver:
+        """Admit the peer, answer it if it dialed, and make it the receiver of the connection.
 
         :raises GossipError: the peer may not come in.
         """
@@ -64,8 +70,10 @@ class Opening:
 
     :param address: what was dialed, or where the connection came from.
     :param expected_id: who must be at the other end of a pinned dial.
-    :param timeout: seconds from now to a registered session.
+    :param timeout: seconds from now to the end of the opening.
     :param ended: called once with the outcome.
+    :param node_types: who may be at the other end; by default who may be a session.
+    :param is_encrypted: whether TLS is used, and the peer therefore has an id.
     """
 
     def __init__(
@@ -78,12 +86,19 @@ class Opening:
         timeout: float,
         ended: Callable[[Outcome], object],
         expected_id: PeerId | None = None,
+        node_types: frozenset[int] | None = None,
+        is_encrypted: bool = True,
     ) -> None:
         self.is_outbound = is_outbound
+        self.is_encrypted = is_encrypted
         self.address = address
         self.expected_id = expected_id
         self.peer_id: PeerId | None = None
         self.websocket: PeerWebSocket | None = None
+        self._carrier: Abortable | None = None
+        self._node_types = node_types or (
+            handshake.DIALER_NODE_TYPES if is_outbound else handshake.LISTENER_NODE_TYPES
+        )
         self._host = host
         self._clock = clock
         self._ended = ended
@@ -96,6 +111,15 @@ class Opening:
         self.websocket = websocket
         if self._finished:  # given up while TCP was being connected
             self._clock.call_later(0, websocket.abort)
+
+    @property
+    def deadline(self) -> float:
+        """When it ends at the latest, in monotonic seconds."""
+        return self._deadline.deadline
+
+    def carried_by(self, transport: Abortable) -> None:
+        """Say what to drop while there is no WebSocket."""
+        self._carrier = transport
 
     def fail(self, error: GossipError, close: tuple[int, str] | None = None) -> None:
         """Give up: close what there is and report ``error``.
@@ -111,6 +135,8 @@ class Opening:
                 self.websocket.close(*(close or handshake.close_code_and_reason(error)))
             else:
                 self.websocket.abort()
+        elif self._carrier is not None:
+            self._carrier.abortConnection()
         self._ended(self._host.opening_ended(self, error) or error)
 
     def not_connected(self, failure: Failure) -> None:
@@ -155,20 +181,19 @@ class Opening:
         """Take the peer's handshake; the first frame must be one."""
         if self._finished:
             return
-        node_types = (
-            handshake.DIALER_NODE_TYPES if self.is_outbound else handshake.LISTENER_NODE_TYPES
-        )
         try:
             body = handshake.decode(payload)
-            remote = handshake.validate(body, network_id=self._host.network, node_types=node_types)
-            session = self._host.register(self, remote)
+            remote = handshake.validate(
+                body, network_id=self._host.network, node_types=self._node_types
+            )
+            receiver = self._host.register(self, remote)
         except GossipError as error:
             self.fail(error)
             return
         self._finished = True
         self._deadline.cancel()
-        self._host.opening_ended(self, session)
-        self._ended(session)
+        self._host.opening_ended(self, receiver)
+        self._ended(receiver)
 
     def largest_frame(self, opcode: int) -> int | None:
         """Before registration one limit holds for all."""
@@ -201,7 +226,7 @@ class Opening:
             # What the system reports is a number and a text instead.
             detail = "; ".join(part[-1] for part in errors) if isinstance(errors, list) else ""
             self.fail(ClientError(ClientErrorKind.TLS, detail or "TLS failed"))
-        elif self.peer_id is None:
+        elif self.peer_id is None and self.is_encrypted:
             self.fail(ClientError(ClientErrorKind.TLS, "connection lost before TLS was done"))
         else:
             self.fail(ClientError(ClientErrorKind.WS, "connection lost before the handshake"))
@@ -209,7 +234,7 @@ class Opening:
     def _expired(self) -> None:
         if self.websocket is None:
             stage = "connecting"
-        elif self.peer_id is None:
+        elif self.peer_id is None and self.is_encrypted:
             stage = "waiting for TLS"
         elif not self._is_open:
             stage = "waiting for the WebSocket"

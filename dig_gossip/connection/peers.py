@@ -241,12 +241,15 @@ class Peers:
 
     # -- the host of openings
 
-    def own_handshake(self) -> bytes:
-        """Our introduction, encoded."""
+    def own_handshake(self, network: str | None = None) -> bytes:
+        """Our introduction, encoded.
+
+        :param network: what to call the network, if not what peers call it.
+        """
         advertised = self._config.external_addr or self.bound
         return bytes(
             handshake.build(
-                network_id=self.network,
+                network_id=network or self.network,
                 software_version=self._config.software_version,
                 server_port=advertised.port if advertised is not None else 0,
             )
@@ -395,9 +398,9 @@ class Peers:
         if not opening.is_outbound:
             self._accepting -= 1
             self._release_host(opening.address.host)
-        if isinstance(outcome, Session):
+        if not isinstance(outcome, GossipError):
             return None
-        error: GossipError = outcome
+        error = outcome
         if (
             opening.is_outbound
             and opening.peer_id is not None

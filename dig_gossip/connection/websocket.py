@@ -138,6 +138,9 @@ class PeerWebSocket:
     # Autobahn looks for this before it copies the factory's options.
     tcpNoDelay = True
 
+    #: How many frames may come before :meth:`registered`.
+    max_early_frames = PRE_HANDSHAKE_MAX_FRAMES
+
     #: Smaller messages are judged when they are decoded; larger ones at their header.
     _always_fits = 65_536
 
@@ -331,8 +334,8 @@ class PeerWebSocket:
 
     def _count_early_frame(self) -> bool:
         self._early_frames += 1
-        if self._early_frames > PRE_HANDSHAKE_MAX_FRAMES:
-            self._fail_connection(1008, "too many frames before the handshake")
+        if self._early_frames > self.max_early_frames:
+            self._fail_connection(1008, "too many frames")
             return False
         return True
 
@@ -386,12 +389,13 @@ class PeerClientProtocol(PeerWebSocket, FastFrames, WebSocketClientProtocol):  #
 
     log = PeerWebSocket.log
     target: PeerAddress
+    resource = "/ws"
 
     def onConnecting(self, transport_details: Any) -> ConnectingRequest:
         # Autobahn's own Host header is not valid for IPv6 literals.
         host = f"[{self.target.host}]" if ":" in self.target.host else self.target.host
         return ConnectingRequest(
-            host=host, port=self.target.port, resource="/ws", headers={}, protocols=[]
+            host=host, port=self.target.port, resource=self.resource, headers={}, protocols=[]
         )
 
     def onConnect(self, response: Any) -> None:

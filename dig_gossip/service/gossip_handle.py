@@ -21,10 +21,10 @@ from twisted.python import threadable
 
 from dig_gossip.connection.lanes import Offer
 from dig_gossip.constants import DEFAULT_GOSSIP_REQUEST_TIMEOUT_SECS
+from dig_gossip.discovery.introducer_client import IntroducerClient
 from dig_gossip.errors import (
     ClientError,
     ClientErrorKind,
-    GossipError,
     IntroducerNotConfigured,
     InvalidConfig,
     Io,
@@ -408,17 +408,24 @@ class GossipHandle:
     async def discover_from_introducer(self) -> list[TimestampedPeerInfo]:
         """Ask the introducer for peers.
 
+        :returns: fires with at most 1000 addresses, possibly none. Their times are 0: an
+            introducer does not tell when a node was there.
         :raises IntroducerNotConfigured: there is none.
+        :raises InvalidConfig: its endpoint is empty.
+        :raises IntroducerError: it could not be reached or understood, or took too long.
         """
-        raise self._no_introducer()
+        return await self._introducer().query()
 
     @_method
     async def register_with_introducer(self) -> RegisterAck:
-        """Tell the introducer about this node.
+        """Tell the introducer about this node, as happens every half hour anyhow.
 
-        :raises IntroducerNotConfigured: there is none.
+        :returns: fires with the introducer's answer; that it declines is no error. An introducer
+            of Chia's network takes the greeting for the registration, which always succeeds.
+        :raises IntroducerNotConfigured, InvalidConfig, IntroducerError: as
+            :meth:`discover_from_introducer`.
         """
-        raise self._no_introducer()
+        return await self._introducer().register()
 
     @_method
     async def request_peers_from(self, peer_id: PeerId) -> RespondPeers:
@@ -429,11 +436,13 @@ class GossipHandle:
         answer: RespondPeers = await self.request(peer_id, RequestPeers())
         return answer
 
-    def _no_introducer(self) -> GossipError:
-        introducer = self._node.config.introducer
-        if introducer is None:
-            return IntroducerNotConfigured()
-        return InvalidConfig("introducer.endpoint: is empty")
+    def _introducer(self) -> IntroducerClient:
+        node = self._node
+        if node.config.introducer is None:
+            raise IntroducerNotConfigured
+        if node.introducer is None:
+            raise InvalidConfig("introducer.endpoint: is empty")
+        return node.introducer
 
 
 class Blocking:

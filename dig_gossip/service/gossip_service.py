@@ -20,9 +20,11 @@ from dig_gossip.connection.ban_file import BanFile
 from dig_gossip.connection.dialer import Dialer
 from dig_gossip.connection.listener import Listener
 from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.visit import Visits
 from dig_gossip.connection.websocket import OpenTransports
 from dig_gossip.constants import CLEANUP_INTERVAL_SECS, SHUTDOWN_TIMEOUT_SECS
 from dig_gossip.discovery.bootstrap import BootstrapDialer
+from dig_gossip.discovery.introducer_client import IntroducerClient
 from dig_gossip.errors import AlreadyStarted, InvalidConfig, ServiceNotStarted
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.router import Router
@@ -30,10 +32,11 @@ from dig_gossip.service.subscriptions import Subscriptions
 from dig_gossip.tls.context import PeerTLS
 from dig_gossip.tls.identity import Identity, load_or_create_identity
 from dig_gossip.types.config import GossipConfig, check_available
-from dig_gossip.types.peer import PeerAddress, PeerId
+from dig_gossip.types.peer import NodeType, PeerAddress, PeerId
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.deferreds import Observers, handled, returns_deferred
 from dig_gossip.util.tasks import Tasks
+from dig_gossip.wire.dig import RegisterPeer
 
 
 class Lifecycle(enum.Enum):
@@ -214,6 +217,32 @@ class Node:
         self.dialer = Dialer(self.peers, tls, self.clock, rng, transports)
         self.bootstrap = BootstrapDialer(config, self.peers, self.dialer, self.clock)
         self.tasks = Tasks(self.clock)
+        self.introducer = self._introducer(config, tls, rng)
+
+    def _introducer(
+        self, config: GossipConfig, tls: PeerTLS, rng: random.Random
+    ) -> IntroducerClient | None:
+        introducer = config.introducer
+        if introducer is None or not introducer.endpoint:
+            return None
+        network = introducer.network_name or config.handshake_string
+        visits = Visits(
+            network=network,
+            greeting=lambda: self.peers.own_handshake(network),
+            tls=tls,
+            clock=self.clock,
+            transports=self.transports,
+            listening=lambda: self.peers.bound,
+        )
+        return IntroducerClient(introducer, visits, self.clock, rng, self._advertised)
+
+    def _advertised(self) -> RegisterPeer:
+        """What an introducer is to tell others; without a host it takes the one that it sees."""
+        external = self.config.external_addr
+        if external is not None:
+            return RegisterPeer(external.host, external.port, NodeType.FULL_NODE)
+        assert self.peers.bound is not None
+        return RegisterPeer("", self.peers.bound.port, NodeType.FULL_NODE)
 
     def start(self) -> None:
         """Bind first; only then start what runs in the background.
@@ -229,12 +258,16 @@ class Node:
             raise
         self.tasks.every("cleanup", CLEANUP_INTERVAL_SECS, self._clean_up)
         self.bootstrap.start()
+        if self.introducer is not None:
+            self.introducer.start()
 
     async def stop(self) -> None:
         """Take everything down in the order of behaviour §32; a failing step stops no other."""
         await self._step("listener", self.listener.stop)
         await self._step("tasks", self.tasks.stop)
         await self._step("bootstrap", self.bootstrap.stop)
+        if self.introducer is not None:
+            await self._step("introducer", self.introducer.stop)
         await self._step("dials", self.dialer.stop)
         await self._step("sessions", self.peers.shutdown)
         await self._step("bans", self.ban_file.save)

@@ -31,6 +31,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dig_gossip.constants import DEFAULT_INTRODUCER_PORT
+from dig_gossip.discovery.introducer_server import IntroducerServer
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.gossip_service import GossipService
 from dig_gossip.testing.certificates import throwaway_identity
@@ -38,6 +40,7 @@ from dig_gossip.testing.clock import SimulatedClock
 from dig_gossip.testing.transport import MemoryTransport
 from dig_gossip.tls.identity import Identity
 from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.introducer import IntroducerServerConfig
 from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.deferreds import handled
 
@@ -64,6 +67,20 @@ class MemoryNode:
         return self.service.peer_id
 
 
+class MemoryIntroducer:
+    """An introducer of a :class:`MemoryNetwork`."""
+
+    def __init__(self, server: IntroducerServer, reactor: MemoryReactor) -> None:
+        self.server = server
+        self.reactor = reactor
+        self.host = reactor.host
+
+    @property
+    def url(self) -> str:
+        """Its endpoint, for a node's ``introducer=IntroducerConfig(endpoint=…)``."""
+        return self.server.url
+
+
 class MemoryNetwork:
     """Addresses, links and one clock.
 
@@ -83,6 +100,7 @@ class MemoryNetwork:
         self.rng = random.Random(seed)
         self._seed = seed
         self.nodes: list[MemoryNode] = []
+        self.introducers: list[MemoryIntroducer] = []
         self.stalled: list[MemoryTransport] = []
         self.loss = loss
         self._latency = latency
@@ -131,6 +149,30 @@ class MemoryNetwork:
         self.nodes.append(node)
         return node
 
+    def introducer(
+        self,
+        *,
+        host: str | None = None,
+        port: int = DEFAULT_INTRODUCER_PORT,
+        **options: Any,  # Any: IntroducerServerConfig's own
+    ) -> MemoryIntroducer:
+        """Make and start an introducer.
+
+        :param options: fields of :class:`IntroducerServerConfig`.
+        """
+        reactor = self.reactor(host)
+        config = IntroducerServerConfig(
+            listen_addr=PeerAddress(reactor.host, port),
+            reactor=reactor,
+            rng=random.Random(self.rng.random()),
+            **options,
+        )
+        identity = throwaway_identity(f"{self._seed}/introducer/{len(self.introducers)}")
+        made = MemoryIntroducer(IntroducerServer(config, identity=identity), reactor)
+        made.server.startService()
+        self.introducers.append(made)
+        return made
+
     def start(self) -> None:
         """Start every node that rests."""
         for node in self.nodes:
@@ -138,8 +180,11 @@ class MemoryNetwork:
                 self.run(node.service.start())
 
     def stop(self) -> None:
-        """Stop every node; raises if one does not stop."""
+        """Stop every introducer and every node; raises if one does not stop."""
         self.heal()
+        for introducer in self.introducers:
+            if introducer.host not in self._dead:
+                self.run(introducer.server.stopService())
         for node in self.nodes:
             if node.host not in self._dead:
                 self.run(node.service.stop())
@@ -204,8 +249,8 @@ class MemoryNetwork:
         for transport in stalled:
             transport._wake()
 
-    def kill(self, node: MemoryNode) -> None:
-        """Let a node vanish: it neither sends, receives, nor closes anything."""
+    def kill(self, node: MemoryNode | MemoryIntroducer) -> None:
+        """Let a node, or an introducer, vanish: it neither sends, receives, nor closes anything."""
         self._dead.add(node.host)
 
     def is_alive(self, host: str) -> bool:

@@ -151,7 +151,8 @@ class GossipConfig:
         converter=_read_listen_addr,
         metadata=about(
             """The address to listen on: an IP literal and a port. Port 0 lets the system choose;
-            ``[::]:9444`` takes IPv4 and IPv6.""",
+            ``[::]:9444`` takes IPv4 and IPv6. If it is one address, connections that we open come
+            from it too.""",
             kind="host:port",
             range=f"port 0 to 65535, {c.DEFAULT_P2P_PORT} unless given",
         ),
@@ -492,7 +493,6 @@ def _is_private(address: PeerAddress) -> bool:
 #: Features that can be configured and do not exist yet, with the test whether one is asked for.
 _NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
     "as_table_path": lambda config: config.as_table_path is not None,
-    "introducer": lambda config: config.introducer is not None and config.introducer.endpoint != "",
     "relay": lambda config: (
         config.relay is not None and config.relay.enabled and config.relay.endpoint != ""
     ),

@@ -25,6 +25,8 @@ from dig_gossip.types.options import (
     text,
 )
 
+#: What upstream has as the default and sends to nobody.
+_OWN_NETWORK = "DIG_MAINNET"
 _ONION = re.compile(r"[a-z2-7]{56}\.onion")
 
 
@@ -171,8 +173,16 @@ class IntroducerConfig:
         30, number(1, 300), "How long an answer may take.", unit="seconds"
     )
     network_id: str = option(
-        "DIG_MAINNET", text(1, 64), "The network's name as this introducer spells it."
+        _OWN_NETWORK,
+        text(1, 64),
+        f"""The network's name as this introducer spells it. {_OWN_NETWORK}: as the node's own
+        handshakes spell it.""",
     )
+
+    @property
+    def network_name(self) -> str | None:
+        """The network's name on this link; None for the node's own."""
+        return None if self.network_id == _OWN_NETWORK else self.network_id
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("relay"))

@@ -488,7 +488,6 @@ class AvailabilityTests(SynchronousTestCase):
 
     WANTED: dict[str, object] = {
         "as_table_path": "as.txt",
-        "introducer": IntroducerConfig(endpoint="ws://a.example"),
         "relay": RelayConfig(endpoint="ws://a.example"),
         "dandelion": DandelionConfig(),
         "peer_id_rotation": PeerIdRotationConfig(),

@@ -1,4 +1,4 @@
-"""Tell ``twistd`` and ``twist`` about the node. Nothing else is imported here."""
+"""Tell ``twistd`` and ``twist`` about the programs. Nothing else is imported here."""
 
 from twisted.application.service import ServiceMaker
 
@@ -7,4 +7,11 @@ dig_gossip = ServiceMaker(
     "dig_gossip.tap",
     "A node of the DIG Network's peer-to-peer gossip layer.",
     "dig-gossip",
+)
+
+dig_introducer = ServiceMaker(
+    "dig-introducer",
+    "dig_gossip.introducer_tap",
+    "A server that introduces nodes of the DIG Network to each other.",
+    "dig-introducer",
 )
