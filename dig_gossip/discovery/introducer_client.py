@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from chia_rs import TimestampedPeerInfo
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -38,7 +38,9 @@ T = TypeVar("T")
 class IntroducerClient:
     """One node's dealings with one introducer.
 
-    Bounds: one query and one registration at a time; whoever asks meanwhile shares it.
+    Bounds: one query and one registration at a time; whoever asks meanwhile shares it. They take
+    turns: a server of Chia's takes a second connection of the same key for a replacement of the
+    first, and closes that.
 
     :param advertised: what to register, as it is at the time.
     """
@@ -61,8 +63,10 @@ class IntroducerClient:
         self._clock = clock
         self._advertised = advertised
         self._plan = RegistrationPlan(rng=rng)
+        self._turn = DeferredLock()
         self._queries: _Shared[list[TimestampedPeerInfo]] = _Shared()
         self._registrations: _Shared[RegisterAck] = _Shared()
+        self._stopped = False
         self._timer: Timer | None = None
         self._automatic: Deferred[None] | None = None
 
@@ -74,7 +78,7 @@ class IntroducerClient:
             long.
         Cancellation: the attempt is dropped when its last waiter cancels.
         """
-        return self._queries.share(lambda: self._run(Query()))
+        return self._queries.share(lambda: self._turn.run(self._visit, Query()))
 
     def register(self) -> Deferred[RegisterAck]:
         """Register this node.
@@ -83,7 +87,7 @@ class IntroducerClient:
         :raises IntroducerError: as :meth:`query`.
         Cancellation: as :meth:`query`.
         """
-        return self._registrations.share(lambda: self._run(Registration(self._advertised())))
+        return self._registrations.share(lambda: self._turn.run(self._register_now))
 
     def start(self) -> None:
         """Register now, and from now on every half hour."""
@@ -100,9 +104,15 @@ class IntroducerClient:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
+        self._stopped = True
         self._visits.stop()
 
-    def _run(self, errand: Errand[T]) -> Deferred[T]:
+    def _register_now(self) -> Deferred[RegisterAck]:
+        return self._visit(Registration(self._advertised()))
+
+    def _visit(self, errand: Errand[T]) -> Deferred[T]:
+        if self._stopped:  # while we waited for our turn
+            return fail(ChannelClosed())
         visit = self._visits.visit(
             self._destination,
             errand,

@@ -40,7 +40,7 @@ from dig_gossip.discovery.introducer_registry import Registry, RegistrySize
 from dig_gossip.discovery.token_buckets import source_key
 from dig_gossip.errors import ChannelClosed, ClientError, GossipError, Io
 from dig_gossip.tls.context import PeerTLS
-from dig_gossip.tls.identity import Identity, load_or_create_identity
+from dig_gossip.tls.identity import Identity, generate_identity, load_or_create_identity
 from dig_gossip.types.introducer import Encryption, IntroducerServerConfig
 from dig_gossip.types.peer import NodeType, PeerAddress, PeerId
 from dig_gossip.util.clock import Clock, Timer
@@ -80,6 +80,10 @@ class IntroducerServer(Service):
     fails; the nodes of an earlier run are read back. A file that cannot be understood is moved
     aside and never keeps the introducer from starting.
 
+    Probes show another certificate than the introducer, a new one at every start: a node of Chia
+    takes a connection of a key that it is already connected with for a replacement, and would
+    close the one on which it is asking.
+
     Bounds: ``max_connections`` connections, each ``connection_secs`` long and with at most
     ``max_requests`` requests of 64 KiB; ``vetting_parallel`` probes; the registry's own.
 
@@ -89,13 +93,18 @@ class IntroducerServer(Service):
     _log = Logger()
 
     def __init__(
-        self, config: IntroducerServerConfig | None = None, *, identity: Identity | None = None
+        self,
+        config: IntroducerServerConfig | None = None,
+        *,
+        identity: Identity | None = None,
+        probe_identity: Identity | None = None,
     ) -> None:
         config = IntroducerServerConfig() if config is None else config
         self.config = config
         self.network = config.handshake_string
         self.counters: Counter[str] = Counter()
         self._identity = identity or load_or_create_identity(config.cert_path, config.key_path)
+        self._probe_identity = probe_identity or generate_identity()
         self._reactor: Any = config.reactor  # Any: several reactor interfaces at once
         self._rng: random.Random = config.rng or random.SystemRandom()
         self._bound: PeerAddress | None = None
@@ -125,7 +134,7 @@ class IntroducerServer(Service):
         self._visits = Visits(
             network=self.network,
             greeting=lambda: self._handshake(NodeType.FULL_NODE, server_port=0),
-            tls=tls,
+            tls=PeerTLS(self._probe_identity),
             clock=self.clock,
             transports=self.transports,
             listening=lambda: self._bound,

@@ -167,8 +167,13 @@ class MemoryNetwork:
             rng=random.Random(self.rng.random()),
             **options,
         )
-        identity = throwaway_identity(f"{self._seed}/introducer/{len(self.introducers)}")
-        made = MemoryIntroducer(IntroducerServer(config, identity=identity), reactor)
+        name = f"{self._seed}/introducer/{len(self.introducers)}"
+        server = IntroducerServer(
+            config,
+            identity=throwaway_identity(name),
+            probe_identity=throwaway_identity(f"{name}/probe"),
+        )
+        made = MemoryIntroducer(server, reactor)
         made.server.startService()
         self.introducers.append(made)
         return made

@@ -53,7 +53,8 @@ class IntroducerCase(NetworkCase):
         self.network.start()
         introducer = node.service.node.introducer
         assert introducer is not None
-        introducer.stop()
+        assert introducer._timer is not None
+        introducer._timer.cancel()
         return node
 
     def hosts(self, node: MemoryNode) -> set[str]:

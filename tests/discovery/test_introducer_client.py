@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from dig_gossip import IntroducerConfig
@@ -77,6 +77,15 @@ class HonestTests(IntroducerCase):
         self.assertEqual(decode(bytes(sink.heard[0])).network_id, "elsewhere")
         self.assertEqual(node.service.node.peers.network, Network.DIG_MAINNET.handshake)
 
+    def test_the_path_of_the_url_is_what_is_asked_for(self) -> None:
+        """An introducer may live behind a proxy.  wire §9"""
+        sink = Scripted(self)
+        self.client(f"{sink.url}/some/where?a=b")
+        self.network.start()
+        self.network.advance(1)
+        assert sink.peer.http_request is not None
+        self.assertIn(b"GET /some/where?a=b HTTP/1.1", sink.peer.http_request)
+
     def test_a_declined_registration_is_an_answer(self) -> None:
         """And no reason to try again sooner.  API-002.12"""
         sink = Scripted(self, answers={218: registry.encode(RegisterAck(False), 0x4000)})
@@ -109,6 +118,23 @@ class HonestTests(IntroducerCase):
         answers = [self.network.run(deferred) for deferred in asking]
         self.assertEqual(answers, [[], [], []])
         self.assertEqual(introducer.server.counters["accepted"], 2)
+
+    def test_a_query_and_a_registration_take_turns(self) -> None:
+        """Chia's server closes the first of two connections of one key.  INTR-101-X"""
+        introducer = self.introducer()
+        node = self.client(introducer.url)
+        self.network.start()
+        asking: list[Deferred[Any]] = [
+            node.handle.discover_from_introducer(),
+            node.handle.register_with_introducer(),
+        ]
+        client = node.service.node.introducer
+        assert client is not None
+        most = 0
+        while not all(deferred.called for deferred in asking):
+            self.network.advance(0.001)
+            most = max(most, len(client._visits))
+        self.assertEqual((most, introducer.server.counters["accepted"]), (1, 2))
 
     def test_a_node_without_an_introducer_says_so(self) -> None:
         """No socket is opened for it.  API-002.12"""
@@ -317,6 +343,19 @@ class EndTests(IntroducerCase):
         one.cancel()
         self.assertFires(CancelledError, one)  # type: ignore[arg-type]
         self.assertEqual(self.network.run(other), [])
+
+    def test_stopping_the_node_ends_what_waits_for_its_turn(self) -> None:
+        """Without another connection.  CNC-004"""
+        sink = Scripted(self)
+        node = self.quiet(sink.url)
+        asking = node.handle.discover_from_introducer()
+        registering = node.handle.register_with_introducer()
+        self.network.advance(1)
+        stopping = node.service.stop()
+        for waiting in (asking, registering):
+            self.assertFires(ChannelClosed, waiting)
+        self.network.run(stopping)
+        self.assertEqual(sink.peer.connections, 1)
 
     def test_stopping_the_node_ends_what_is_under_way(self) -> None:
         """At once, with ChannelClosed.  CNC-004"""

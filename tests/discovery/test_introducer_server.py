@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.connection.handshake import decode
@@ -60,6 +61,17 @@ class MeetingTests(IntroducerCase):
         self.assertTrue(self.registered(visitor, introducer.server.address.port))
         self.network.advance(5)
         self.assertEqual(introducer.server.registry.counters["probed.failed"], 1)
+
+    def test_probes_do_not_show_the_introducer_s_certificate(self) -> None:
+        """A node of Chia would close the connection on which it asks.  ISV-104-X"""
+        introducer = self.introducer()
+        self.client(introducer.url)
+        with capturedLogs() as captured:
+            self.network.start()
+            self.network.advance(2)
+        seen = [e["peer_id"] for e in captured if e.get("event") == "session_opened"]
+        self.assertEqual(len(seen), 1)
+        self.assertNotEqual(seen[0], introducer.server.peer_id.hex())
 
     def test_a_node_that_is_gone_is_forgotten(self) -> None:
         """Within its seven failures.  ISV-104-X"""
@@ -256,6 +268,17 @@ class LimitTests(IntroducerCase):
         self.assertEqual(visitor.closed.code, 1008)
         self.network.advance(6)
         self.assertEqual(len(introducer.server._visitors), 0)
+
+    def test_greeting_late_buys_no_time(self) -> None:
+        """The thirty seconds began with the connection.  ISV-101-X"""
+        visitor = self.visitor(self.introducer())
+        visitor.upgrade()
+        self.network.advance(20)
+        visitor.greet()
+        self.network.advance(9)
+        self.assertIsNone(visitor.closed)
+        self.network.advance(2)
+        self.assertIsNotNone(visitor.closed)
 
     def test_connections_of_one_address(self) -> None:
         """Eight at a time; a closed one makes room.  ISV-106-X"""

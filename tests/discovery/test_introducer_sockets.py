@@ -32,7 +32,11 @@ class SocketCase(TestCase):
             nodes_path=str(self.path),
             **options,
         )
-        server = IntroducerServer(config, identity=throwaway_identity("introducer"))
+        server = IntroducerServer(
+            config,
+            identity=throwaway_identity("introducer"),
+            probe_identity=throwaway_identity("probe"),
+        )
         server.startService()
         self.addCleanup(server.stopService)
         return server

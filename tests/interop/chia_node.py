@@ -10,7 +10,9 @@ What differs from a node in the wild:
 
 * it listens on the given host instead of on every interface;
 * it dials only what ``--dial`` says: the discovery loop, the DNS introducers, UPnP, the RPC
-  server and the look-up of the public address are off, so nothing leaves the machine;
+  server and the look-up of the public address are off, so nothing leaves the machine. With
+  ``--introducer`` the discovery loop runs, knows that introducer and nothing else, and takes
+  private addresses;
 * loopback counts as a foreign address. chia-blockchain never bans 127.0.0.1, never limits its
   rate and sets it no handshake deadline, which would hide every consequence this program exists
   to show. ``--spare-loopback`` restores the exemption. Bans are per host, so a banned peer on
@@ -329,8 +331,11 @@ def stop_sparing_loopback() -> None:
             vars(module)["is_localhost"] = lambda host: False
 
 
-def stay_on_loopback(host: str) -> None:
-    """Listen on one host only, and let nothing dial but ``--dial``."""
+def stay_on_loopback(host: str, *, discover: bool = False) -> None:
+    """Listen on one host only, and let nothing dial but ``--dial``.
+
+    :param discover: let the discovery loop run.
+    """
     create = WebServer.create
 
     async def create_on_host(**kwargs: Any) -> Any:
@@ -341,7 +346,12 @@ def stay_on_loopback(host: str) -> None:
     async def connect_to_peers(discovery: Any, random: Any) -> None:
         await asyncio.Event().wait()
 
-    FullNodeDiscovery._connect_to_peers = connect_to_peers
+    async def get_peer_info(server: Any) -> None:
+        return None
+
+    ChiaServer.get_peer_info = get_peer_info  # it would ask web servers for our address
+    if not discover:
+        FullNodeDiscovery._connect_to_peers = connect_to_peers
 
 
 class Node:
@@ -350,9 +360,18 @@ class Node:
     :param root: empty or made by an earlier run; keeps certificates and databases.
     :param network: name of the network in chia-blockchain's configuration, ``mainnet`` for one.
     :param port: TCP port, 0 for any free one.
+    :param introducer: host and port of the only introducer it knows.
     """
 
-    def __init__(self, journal: Journal, root: Path, network: str, port: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        root: Path,
+        network: str,
+        port: int,
+        introducer: tuple[str, int] | None = None,
+    ) -> None:
+        self._introducer = introducer
         self.journal = journal
         self._root = root
         self._network = network
@@ -384,7 +403,7 @@ class Node:
             "start_rpc_server": False,
             "enable_upnp": False,
             "dns_servers": [],
-            "introducer_peer": None,
+            "introducer_peer": self._introducer_peer(),
             "single_threaded": True,
         }
         overrides = settings["network_overrides"]["constants"][self._network]
@@ -407,6 +426,12 @@ class Node:
                 pid=os.getpid(),
             )
             yield
+
+    def _introducer_peer(self) -> dict[str, Any] | None:
+        if self._introducer is None:
+            return None
+        host, port = self._introducer
+        return {"host": host, "port": port, "enable_private_networks": True}
 
     async def dial(self, host: str, port: int, *, feeler: bool) -> None:
         """Dial as the discovery loop does, again and again until it succeeds once."""
@@ -484,6 +509,9 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--listen", type=address, default=("127.0.0.1", 0), metavar="HOST:PORT")
     add("--dial", type=address, action="append", default=[], metavar="HOST:PORT")
     add("--feeler", action="store_true", help="dial as a feeler: leave after the handshake")
+    add("--introducer", type=address, metavar="HOST:PORT",
+        help="where its discovery loop, off otherwise, finds nodes; not on mainnet, where it would"
+        " ask DNS servers first")  # fmt: skip
     add("--know", type=address, action="append", default=[], metavar="HOST:PORT",
         help="an address that the node hands out when asked for peers")  # fmt: skip
     add("--network", default="mainnet", help="mainnet, testnet11, ...")
@@ -503,11 +531,11 @@ async def serve(options: argparse.Namespace, journal: Journal, root: Path) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     host, port = options.listen
-    stay_on_loopback(host)
+    stay_on_loopback(host, discover=options.introducer is not None)
     if not options.spare_loopback:
         stop_sparing_loopback()
     Observer(journal).install()
-    node = Node(journal, root, options.network, port)
+    node = Node(journal, root, options.network, port, options.introducer)
     async with node.running():
         if options.syncing:
             node.pretend_to_sync()

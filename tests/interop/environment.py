@@ -38,6 +38,7 @@ PERMISSION = "DIG_GOSSIP_INTEROP"
 """Environment variable that allows a test to create an environment."""
 
 CHIA_NODE = Path(__file__).with_name("chia_node.py")
+CHIA_INTRODUCER = Path(__file__).with_name("chia_introducer.py")
 SDK_CLIENT = Path(__file__).with_name("sdk_client.py")
 RAW_CLIENT = "tests.interop.raw_client"
 """Module to run with ``-m``, in our own environment, from the project's root."""

@@ -188,6 +188,15 @@ class Node(Program):
         ]
 
 
+class Introducer(Program):
+    """An introducer run by ``twistd``, logging events.
+
+    :ivar address: where it listens, ``host:port``.
+    """
+
+    address = ""
+
+
 class ProcessCase(TestCase):
     """Starts programs in a folder of the test's own and ends them with it.
 
@@ -234,6 +243,17 @@ class ProcessCase(TestCase):
         )
         await node.introduce()
         return node
+
+    async def introducer(self, name: str, *options: str | Path) -> Introducer:
+        """Start ``twistd dig-introducer`` on a free port of 127.0.0.1 and wait for it."""
+        introducer = self.start(
+            Introducer(name),
+            *(sys.executable, "-c", TWISTD, "-n", "--pidfile="),
+            *("--logger", "tests.interop.event_log.observer"),
+            *("dig-introducer", "--listen", "127.0.0.1:0", *options),
+        )
+        introducer.address = (await introducer.when_event("introducer_started"))["address"]
+        return introducer
 
     async def greeted(self, node: Node, *options: str) -> None:
         """Let the raw client greet a node and ask it for peers; both must be answered."""
