@@ -127,6 +127,18 @@ class Peers:
             raise PeerNotConnected(peer_id)
         return session
 
+    def hold(self, peer_id: PeerId, holder: object) -> None:
+        """Read nothing more from a peer, if it is there, until every holder has released it."""
+        session = self.table.get(peer_id)
+        if session is not None:
+            session.hold(holder)
+
+    def release(self, peer_id: PeerId, holder: object) -> None:
+        """Undo :meth:`hold`."""
+        session = self.table.get(peer_id)
+        if session is not None:
+            session.release(holder)
+
     def check_not_banned(self, peer_id: PeerId) -> None:
         """:raises PeerBanned: the peer is banned."""
         if self.reputations.is_banned(peer_id):

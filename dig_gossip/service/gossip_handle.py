@@ -163,6 +163,7 @@ class GossipHandle:
         extra["bans_active"] = node.peers.reputations.active_bans
         extra["host_bans_active"] = node.peers.reputations.active_host_bans
         extra["lagged"] = node.subscriptions.lagged
+        extra["reading_held.subscription"] = node.subscriptions.holds
         extra["openings"] = node.peers.openings
         extra["queued_messages"] = sum(session.queued_messages for session in sessions)
         extra["budget_dropped"] = totals.budget_dropped
@@ -201,13 +202,16 @@ class GossipHandle:
 
     # -- inbound messages
 
-    def inbound_receiver(self) -> Subscription:
+    def inbound_receiver(self, *, lossless: bool = False) -> Subscription:
         """Subscribe to everything that is delivered from now on.
 
+        :param lossless: when the queue is full, stop reading from the peers that fill it, instead
+            of losing the oldest messages. For an application that must see everything and always
+            catches up: peers give up a node that reads nothing for their timeout (90 s).
         :returns: an independent, bounded queue of ``(peer_id, message)``.
         :raises ServiceNotStarted: the node does not run.
         """
-        return self._node.subscriptions.subscribe()
+        return self._node.subscriptions.subscribe(lossless=lossless)
 
     def set_validator(self, opcode: int, validator: Validator | None) -> None:
         """Ask ``validator(peer_id, message)`` before a gossiped message is delivered or forwarded.

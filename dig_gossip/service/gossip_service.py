@@ -210,7 +210,7 @@ class Node:
         self.transports = transports
         self.peers = Peers(config, identity, self.clock, rng)
         self.ban_file = BanFile(config.ban_file_path, self.peers.reputations, self.clock)
-        self.subscriptions = Subscriptions()
+        self.subscriptions = Subscriptions(self.peers)
         self.router = Router(config, self.peers, self.clock, rng, self.subscriptions)
         self.peers.observe(self.router)
         self.listener = Listener(self.peers, tls, self.clock, transports)

@@ -230,9 +230,10 @@ class Router:
             elif isinstance(effect, Penalize):
                 self._peers.penalize(effect.peer, effect.reason)
             elif isinstance(effect, HoldReading):
-                self._hold(effect.peer)
+                self.counters["reading_held.validator"] += 1
+                self._peers.hold(effect.peer, self)
             elif isinstance(effect, ReleaseReading):
-                self._release(effect.peer)
+                self._peers.release(effect.peer, self)
         return accepted
 
     def _send(self, effect: Send) -> int:
@@ -247,17 +248,6 @@ class Router:
             elif offer is Offer.CLOSED:  # the session counts everything else
                 self.counters["unreachable"] += 1
         return accepted
-
-    def _hold(self, peer: PeerId) -> None:
-        session = self._peers.table.get(peer)
-        if session is not None:
-            self.counters["reading_held.validator"] += 1
-            session.hold(self)
-
-    def _release(self, peer: PeerId) -> None:
-        session = self._peers.table.get(peer)
-        if session is not None:
-            session.release(self)
 
     def _clear_timer(self, key: TimerKey) -> None:
         timer = self._timers.pop(key, None)

@@ -1,12 +1,16 @@
 """Independent, bounded queues between the node and the application.
 
-Source: behaviour API-002.3.
+What to do with a slow subscriber is the application's choice. By default its oldest messages go,
+which is counted, and nobody else notices (API-002.3). A *lossless* subscription slows down the
+peers instead: while it is full, nothing is read from whoever has sent it something (BP-104-X).
+
+Source: behaviour API-002.3, BP-104-X.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -16,6 +20,20 @@ from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message
 
 Item: TypeAlias = tuple[PeerId, Message]
+
+
+#: More than all peers together have under way when the last of them is held.
+MAX_LOSSLESS: Final = 65_536
+
+
+class Sources(Protocol):
+    """Where messages come from: the peers."""
+
+    def hold(self, peer_id: PeerId, holder: object) -> None:
+        """Read nothing more from a peer until the holder releases it."""
+
+    def release(self, peer_id: PeerId, holder: object) -> None:
+        """Undo it; harmless without."""
 
 
 class Subscription:
@@ -82,29 +100,87 @@ class Subscription:
         self._items.append(item)
 
 
+class LosslessSubscription(Subscription):
+    """One that makes peers wait instead of losing messages.
+
+    From ``limit`` messages on, every peer that has brought one more is not read from, until half of
+    ``limit`` are left. What was read before that still comes: 64 KiB of each peer at most. Only
+    beyond 65 536 messages, which takes peers that come, fill it and go again and again, the oldest
+    goes, and :attr:`lagged` counts it.
+    """
+
+    def __init__(self, owner: Subscriptions, limit: int) -> None:
+        super().__init__(owner, MAX_LOSSLESS)
+        self._full_at = limit
+        self._held: set[PeerId] = set()
+
+    def get(self) -> Deferred[Item]:
+        """As :meth:`Subscription.get`; peers may go on when half of the messages are fetched."""
+        result = super().get()
+        self._ease()
+        return result
+
+    async def __anext__(self) -> Item:
+        item = await super().__anext__()
+        self._ease()
+        return item
+
+    def close(self) -> None:
+        """Stop receiving; peers that waited for us go on."""
+        super().close()
+        self._release()
+
+    def pushed(self, peer: PeerId) -> None:
+        """For the node: a peer has brought something."""
+        if len(self) >= self._full_at and peer not in self._held:
+            self._held.add(peer)
+            self._owner.holds += 1
+            self._owner.sources.hold(peer, self)
+
+    def _ease(self) -> None:
+        if self._held and len(self) <= self._full_at // 2:
+            self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, set()
+        for peer in held:
+            self._owner.sources.release(peer, self)
+
+
 class Subscriptions:
     """All subscriptions of a node.
 
+    :param sources: what lossless subscriptions hold up.
     :ivar lagged: messages lost by all of them together.
+    :ivar holds: how often a peer was not read from because a lossless one was full.
     """
 
-    def __init__(self, limit: int = SUBSCRIPTION_BUFFER) -> None:
+    def __init__(self, sources: Sources, limit: int = SUBSCRIPTION_BUFFER) -> None:
+        self.sources = sources
         self._limit = limit
         self._all: dict[Subscription, None] = {}
+        self._lossless: dict[LosslessSubscription, None] = {}
         self.lagged = 0
+        self.holds = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def subscribe(self) -> Subscription:
+    def subscribe(self, *, lossless: bool = False) -> Subscription:
         """Make one that sees every message from now on."""
-        subscription = Subscription(self, self._limit)
+        if not lossless:
+            subscription = Subscription(self, self._limit)
+        else:
+            subscription = patient = LosslessSubscription(self, self._limit)
+            self._lossless[patient] = None
         self._all[subscription] = None
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
         """Drop one that was closed."""
         self._all.pop(subscription, None)
+        if isinstance(subscription, LosslessSubscription):
+            self._lossless.pop(subscription, None)
 
     def publish(self, peer: PeerId, message: Message) -> None:
         """Give a message to everybody. A subscriber may do anything in its callback."""
@@ -113,6 +189,8 @@ class Subscriptions:
         item = (peer, message)
         for subscription in tuple(self._all):
             subscription.push(item)
+        for lossless in tuple(self._lossless):
+            lossless.pushed(peer)
 
     def close(self) -> None:
         """End all of them."""

@@ -10,6 +10,7 @@ from dig_gossip import Message, PeerOptions
 from dig_gossip.gossip.validation import HOLD_AT, RELEASE_AT
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.router import Judgement
+from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.testing.hostile import BINARY, CLOSE, PING, HostilePeer, make_frame
 from tests.network_case import NetworkCase
 
@@ -21,6 +22,7 @@ class PressureCase(NetworkCase):
     """A node without rate limits, and a peer that has much to say."""
 
     options: dict[str, Any] = {}  # Any: fields of GossipConfig
+    one_read = 65_536 // 56 + 1  # messages
 
     def setUp(self) -> None:
         super().setUp()
@@ -48,8 +50,6 @@ def _transaction(number: int) -> bytes:
 
 class ValidatorTests(PressureCase):
     """A validator that takes its time."""
-
-    one_read = 65_536 // len(_transaction(0)) + 1
 
     def setUp(self) -> None:
         super().setUp()
@@ -109,6 +109,83 @@ class ValidatorTests(PressureCase):
         other.send_message(Message(208, None, b"hello"))
         self.network.advance(0.1)
         self.assertEqual(self.network.run(self.receiver.get())[0], other.peer_id)
+
+
+class SubscriptionTests(PressureCase):
+    """An application that takes its time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.numbers: list[int] = []
+
+    def fetch(self, receiver: Subscription, count: int) -> None:
+        for _ in range(count):
+            _, message = self.network.run(receiver.get())
+            self.numbers.append(int.from_bytes(message.data[:4], "big"))
+
+    def test_a_lossless_subscriber_gets_everything(self) -> None:
+        """In order, at its own pace; the peer waits meanwhile.  BP-104-X"""
+        receiver = self.node.handle.inbound_receiver(lossless=True)
+        self.say(0, 5000)
+        self.network.advance(5)
+        self.assertTrue(self.held)
+        while len(self.numbers) < 5000:
+            self.assertLess(len(receiver), 256 + self.one_read)
+            self.assertEqual(self.counter(self.node, "sessions_held"), 1 if self.held else 0)
+            self.fetch(receiver, min(100, 5000 - len(self.numbers)))
+            self.network.advance(0.1)
+        self.assertEqual(self.numbers, list(range(5000)))
+        self.assertEqual((receiver.lagged, self.held), (0, False))
+        self.assertGreater(self.counter(self.node, "reading_held.subscription"), 1)
+
+    def test_async_for_releases_as_get_does(self) -> None:
+        """Both ways of fetching are the same.  BP-104-X"""
+        receiver = self.node.handle.inbound_receiver(lossless=True)
+
+        async def fetch() -> None:
+            async for _peer, message in receiver:
+                self.numbers.append(int.from_bytes(message.data[:4], "big"))
+
+        self.say(0, 3000)
+        self.network.advance(1)
+        self.assertTrue(self.held)
+        fetching = Deferred.fromCoroutine(fetch())
+        self.network.advance(5)
+        receiver.close()
+        self.successResultOf(fetching)
+        self.assertEqual((self.numbers, self.held), (list(range(3000)), False))
+
+    def test_any_other_subscriber_loses_and_counts(self) -> None:
+        """The default: nobody waits, the oldest go.  API-002.3"""
+        receiver = self.node.handle.inbound_receiver()
+        self.say(0, 1000)
+        self.network.advance(1)
+        self.assertEqual((receiver.lagged, len(receiver), self.held), (744, 256, False))
+        self.fetch(receiver, 256)
+        self.assertEqual(self.numbers, list(range(744, 1000)))
+        self.assertEqual(self.counter(self.node, "lagged"), 744)
+
+    def test_closing_a_full_one_lets_the_peer_go_on(self) -> None:
+        """Another one may still hold it.  BP-104-X"""
+        one, other = (self.node.handle.inbound_receiver(lossless=True) for _ in range(2))
+        self.say(0, 1000)
+        self.network.advance(1)
+        one.close()
+        self.assertTrue(self.held)
+        other.close()
+        self.assertFalse(self.held)
+
+    def test_only_those_who_fill_it_wait(self) -> None:
+        """Whoever says nothing new is heard.  BP-104-X"""
+        self.node.handle.inbound_receiver(lossless=True)
+        other = HostilePeer(self.network)
+        other.join(self.node.address)
+        self.addCleanup(other.drop)
+        self.say(0, 1000)
+        self.network.advance(1)
+        other.send_message(Message(43, None, b""))
+        self.network.advance(1)
+        self.assertIn(44, [message.type for message in other.messages])
 
 
 class HeldSessionTests(PressureCase):
