@@ -48,7 +48,8 @@ WS_MAX_MESSAGE_BYTES: Final = 8_388_608
 PRE_OPEN_MAX_BYTES: Final = 16_384  # (ext.) the HTTP request or response
 PRE_HANDSHAKE_MAX_MESSAGE_BYTES: Final = 65_536  # (ext.) a message before registration
 PRE_HANDSHAKE_MAX_FRAMES: Final = 5  # (ext.)
-UNSENT_MAX_BYTES: Final = 131_072  # (ext.) that a socket may hold without sending them
+UNSENT_MAX_BYTES: Final = 16_384  # (ext.) that a socket may hold without sending them
+UNWRITTEN_MAX_BYTES: Final = 32_768  # (ext.) in front of the socket, when the writer is paused
 MAX_FRAMES_PER_MESSAGE: Final = 4096  # (ext.) fragments; endless empty ones never reach a size
 
 # Handshake (wire §5)

@@ -39,7 +39,7 @@ from dig_gossip.constants import (
 )
 from dig_gossip.types.sections import BackpressureConfig
 from dig_gossip.wire.frames import OutboundFrame
-from dig_gossip.wire.opcodes import ChiaMessageType, MessagePriority
+from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
 MAX_REMEMBERED_TRANSACTIONS: Final = 10_000
@@ -47,6 +47,7 @@ MAX_HELD: Final = 1024  # messages of one opcode that wait for its rate budget
 
 _CRITICAL, _NORMAL, _BULK = MessagePriority.CRITICAL, MessagePriority.NORMAL, MessagePriority.BULK
 _LANE_OF: Final = tuple(int(MessagePriority.of(opcode)) for opcode in range(256))
+_CHUNK: Final = int(DigMessageType.MESSAGE_CHUNK)
 _TRANSACTION: Final = int(ChiaMessageType.NEW_TRANSACTION)
 _TRANSACTION_ID_BYTES: Final = 32
 _KEEPALIVE_ANSWER: Final = int(ChiaMessageType.RESPOND_PEERS)
@@ -125,8 +126,8 @@ class Lanes:
         self._next_transfer = 0
         self._delayed: deque[OutboundFrame] = deque()
         self._transactions: dict[bytes, None] = {}
-        self._in_a_row = 0  # critical and normal since the last bulk
-        self._critical_in_a_row = 0
+        self._in_a_row = 0  # critical and normal since the last bulk, while bulk waits
+        self._critical_in_a_row = 0  # since the last normal, while normal waits
         #: seconds until a lane that waits for its budget may go on; None if none does
         self.blocked_for: float | None = None
         #: per lane, from being queued to being handed to the transport
@@ -220,7 +221,9 @@ class Lanes:
                 if self._handed[lane] is None:
                     self._handed[lane] = waiting.since
             else:
-                self._lanes[lane].appendleft(waiting)
+                # Among other large messages that were held back it goes on first: a lane cuts
+                # one message at a time, and a peer takes no more than four.
+                (self._held[lane].get(_CHUNK) or self._lanes[lane]).appendleft(waiting)
             self._took(lane)
             return frame
         return None
@@ -292,19 +295,22 @@ class Lanes:
         self.bytes = 0
 
     def _order(self) -> tuple[int, int, int]:
-        critical, normal, bulk = self._lanes
-        if bulk and self._in_a_row >= PRIORITY_STARVATION_RATIO:
+        if self._in_a_row >= PRIORITY_STARVATION_RATIO:
             return (_BULK, _CRITICAL, _NORMAL)
-        if normal and critical and self._critical_in_a_row >= NORMAL_STARVATION_RATIO:
+        if self._critical_in_a_row >= NORMAL_STARVATION_RATIO:
             return (_NORMAL, _CRITICAL, _BULK)
         return (_CRITICAL, _NORMAL, _BULK)
 
     def _took(self, lane: int) -> None:
-        if lane == _BULK or not self._lanes[_BULK]:
+        # What is held back counts as waiting: its turn is due as soon as its budget returns.
+        if lane == _BULK or not (self._lanes[_BULK] or self._held[_BULK]):
             self._in_a_row = 0
         else:
             self._in_a_row += 1
-        self._critical_in_a_row = self._critical_in_a_row + 1 if lane == _CRITICAL else 0
+        if lane == _NORMAL or not (self._lanes[_NORMAL] or self._held[_NORMAL]):
+            self._critical_in_a_row = 0
+        elif lane == _CRITICAL:
+            self._critical_in_a_row += 1
         levels = self._levels
         if levels is not None:
             depth = len(self)

@@ -38,6 +38,7 @@ from dig_gossip.constants import (
     PRE_HANDSHAKE_MAX_MESSAGE_BYTES,
     PRE_OPEN_MAX_BYTES,
     UNSENT_MAX_BYTES,
+    UNWRITTEN_MAX_BYTES,
     WS_MAX_MESSAGE_BYTES,
 )
 from dig_gossip.errors import GossipError
@@ -410,7 +411,11 @@ class PeerClientProtocol(PeerWebSocket, FastFrames, WebSocketClientProtocol):  #
 
 def _limit_unsent(transport: Any) -> None:  # Any: a TLS transport over whatever carries it
     """Keep what waits above the socket: the kernel buffers little that is not under way (D9)."""
-    get_handle = getattr(getattr(transport, "transport", None), "getHandle", None)
+    carrier: Any = getattr(transport, "transport", None)
+    if hasattr(carrier, "bufferSize"):
+        # Twisted pauses its producer, which is the writer, beyond this.
+        carrier.bufferSize = UNWRITTEN_MAX_BYTES
+    get_handle = getattr(carrier, "getHandle", None)
     handle = None if get_handle is None else get_handle()
     if isinstance(handle, socket.socket) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
         try:

@@ -17,6 +17,7 @@ from dig_gossip.wire.opcodes import MessagePriority
 
 CRITICAL, NORMAL, BULK = 20, 32, 30
 TRANSACTION = 21
+CHUNK = 241
 LEVELS = BackpressureConfig(
     tx_dedup_threshold=25, bulk_drop_threshold=50, normal_delay_threshold=100
 )
@@ -82,6 +83,18 @@ class OrderTests(LanesCase):
         lanes.offer(frame(NORMAL))
         places = [n for n, f in enumerate(self.drain(lanes)) if f.message.type == NORMAL]
         self.assertEqual(places, [64])
+
+    def test_turns_of_bulk_do_not_cost_normal_its_own(self) -> None:
+        """Of critical without end normal and bulk both get their share.  PRI-004, PRI-101-X"""
+        lanes = self.make()
+        for number in range(400):
+            lanes.offer(frame(CRITICAL, number))
+        for number in range(40):
+            lanes.offer(frame(BULK, number))
+        for number in range(2):
+            lanes.offer(frame(NORMAL, number))
+        places = [n for n, f in enumerate(self.drain(lanes)) if f.message.type == NORMAL]
+        self.assertEqual(places, [64 + 4, 2 * (64 + 4) + 1])
 
     @given(st.lists(st.sampled_from([CRITICAL, NORMAL, BULK, None])))
     def test_order_in_a_lane_is_kept_and_nothing_lost_or_doubled(
@@ -220,6 +233,32 @@ class BudgetTests(LanesCase):
         self.assertEqual((len(lanes), lanes.bytes), (0, 0))
         self.assertIsNone(lanes.blocked_for)
         self.assertEqual(budget.charged[0], (CRITICAL, 40))
+
+    def test_what_waited_for_its_budget_has_its_turn_again(self) -> None:
+        """Bulk, and normal, that was held back is starved no more than other.  PRI-004"""
+        for opcode, place in ((BULK, 16), (NORMAL, 64)):
+            budget = FixedBudget()
+            lanes = self.make(None, budget)
+            budget.waits[opcode] = 3.0
+            lanes.offer(frame(opcode))
+            self.assertIsNone(lanes.take())
+            for number in range(100):
+                lanes.offer(frame(CRITICAL, number))
+            budget.waits.clear()
+            places = [n for n, f in enumerate(self.drain(lanes)) if f.message.type == opcode]
+            self.assertEqual(places, [place])
+
+    def test_pieces_that_waited_for_their_budget_stay_one_message_at_a_time(self) -> None:
+        """However many large messages were held back: peers take four at a time.  design D9"""
+        budget = FixedBudget()
+        lanes = Lanes(None, budget, cuts=True, now=lambda: self.time)
+        budget.waits[CHUNK] = 3.0
+        for number in range(6):
+            lanes.offer(frame(BULK, number, 100_000))
+        self.assertIsNone(lanes.take())
+        budget.waits.clear()
+        transfers = [f.message.data[:4] for f in self.drain(lanes)]
+        self.assertEqual(transfers, [n.to_bytes(4, "big") for n in range(6) for _ in range(4)])
 
     def test_what_waits_for_its_budget_is_bounded(self) -> None:
         """Beyond 1024 of an opcode new ones are refused, and only they.  CON-005.3"""
