@@ -83,6 +83,10 @@ class AutobahnEnd(TwistedEnd):
     def send(self, data: bytes) -> None:
         self._peer.sendMessage(ENVELOPE + data, True)
 
+    def spread(self, data: bytes) -> None:
+        for session in self._sessions:
+            session.sendMessage(ENVELOPE + data, True)
+
     async def meet(self) -> None:
         (self._peer,) = self._sessions
 

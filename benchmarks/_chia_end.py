@@ -85,6 +85,7 @@ class ChiaEnd(End):
 
     def __init__(self, certificate: Path) -> None:
         super().__init__()
+        self._tasks: set[asyncio.Future[object]] = set()
         authority = certificate.with_name("ca.crt")
         private = certificate.with_suffix(".key")
         self._server = ChiaServer.create(
@@ -110,7 +111,8 @@ class ChiaEnd(End):
 
     async def listen(self) -> dict[str, Any]:
         await self._server.start(prefer_ipv6=False)
-        return {"port": int(self._server.get_port()), "network": NETWORK}
+        port = int(self._server.get_port())
+        return {"port": port, "network": NETWORK, "answer": int(OPCODE)}
 
     def send(self, data: bytes) -> Awaitable[object]:
         sending: Awaitable[object] = self._peer.send_message(Message(OPCODE, None, data))
@@ -121,6 +123,15 @@ class ChiaEnd(End):
             [Message(OPCODE, None, data)], NodeType.FULL_NODE
         )
         return sending
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def start(self, sending: Awaitable[object] | None) -> None:
+        if sending is not None:
+            task = asyncio.ensure_future(sending)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def meet(self) -> None:
         (self._peer,) = self._server.get_connections()

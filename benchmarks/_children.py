@@ -34,6 +34,7 @@ PATIENCE_SECS = 60.0
 DIG = "dig_gossip"
 AUTOBAHN = "autobahn"
 CHIA = "chia"
+FIFO = "one queue"
 
 
 def _ours() -> str:
@@ -63,6 +64,7 @@ COUNTERPARTS = {
     DIG: Program(_ours, "_dig_end.py"),
     AUTOBAHN: Program(_ours, "_autobahn_end.py"),
     CHIA: Program(_chia, "_chia_end.py"),
+    FIFO: Program(_ours, "_fifo_end.py"),
 }
 
 
@@ -148,9 +150,12 @@ class Pair:
         self.acceptor = start(name, certificates.leaf("acceptor"))
         self.dialer = start(name, certificates.leaf("dialer"))
 
-    def connect(self) -> None:
-        """Open the session."""
-        self.dialer.ask("dial", port=self.acceptor.hello["port"])
+    def connect(self, port: int | None = None) -> None:
+        """Open the session.
+
+        :param port: of something in between that leads to the acceptor.
+        """
+        self.dialer.ask("dial", port=port or self.acceptor.hello["port"])
         wait_for_sessions(self.acceptor, 1)
 
     def stream(self, count: int, size: int, window: int, *, inward: bool, spread: bool) -> Flow:

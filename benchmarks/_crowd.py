@@ -1,6 +1,7 @@
-"""Many idle peers in one process, each with an identity of its own: they dial, greet, and wait.
+"""Many peers in one process, each with an identity of its own: they dial, greet, and listen.
 
-The same crowd fills every listener of ``memory.py``, so that the listeners differ and nothing else.
+The same crowd fills every listener of ``memory.py`` and counts what every sender of
+``broadcast.py`` sends, so that the listeners differ and nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _flow import End, tell
+from _flow import ACKNOWLEDGEMENT, End, tell
 from _twisted_end import obey, reactor, run
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from cryptography import x509
@@ -29,6 +30,11 @@ WORKERS = 8
 
 
 class _Peer(WebSocketClientProtocol):  # type: ignore[misc]
+    """:ivar got: messages of the kind that is counted."""
+
+    crowd: Crowd
+    got = 0
+
     def onOpen(self) -> None:
         greeting = self.factory.greeting
         if greeting is None:
@@ -37,7 +43,10 @@ class _Peer(WebSocketClientProtocol):  # type: ignore[misc]
             self.sendMessage(greeting, True)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self._ready()
+        if self.factory.ready is not None:
+            self._ready()
+        else:
+            self.crowd.counted(self, payload)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         ready = self.factory.ready
@@ -48,6 +57,7 @@ class _Peer(WebSocketClientProtocol):  # type: ignore[misc]
     def _ready(self) -> None:
         ready, self.factory.ready = self.factory.ready, None
         if ready is not None:
+            self.crowd.members.append(self)
             ready.callback(None)
 
 
@@ -61,6 +71,11 @@ class Crowd(End):
         super().__init__()
         end = b"-----END CERTIFICATE-----\n"
         self._identities = [_identity(pem + end) for pem in path.read_bytes().split(end)[:-1]]
+        self.members: list[_Peer] = []
+        self._size = 0
+        self._acknowledging = b""
+        self._every = self._due = 0
+        _Peer.crowd = self
 
     async def do_open(self, port: int, count: int, network: str | None) -> None:
         """Open ``count`` more sessions and wait until all are complete.
@@ -75,6 +90,32 @@ class Crowd(End):
         dials = (self._dial(identity, port, greeting) for identity in mine)
         cooperator = Cooperator()
         await gatherResults([cooperator.coiterate(dials) for _ in range(WORKERS)])
+
+    async def do_count(self, size: int, every: int, answer: int) -> None:
+        """Count messages whose body has ``size`` bytes; one peer tells when all got ``every`` more.
+
+        :param answer: opcode of what it says then.
+        """
+        self._size, self._every, self._due = size + 6, every, every
+        self._acknowledging = bytes(Message(answer, None, ACKNOWLEDGEMENT))
+        for member in self.members:
+            member.got = 0
+
+    def counted(self, member: _Peer, payload: bytes) -> None:
+        """A message came in; those that are no copies, such as a tree's own, have other sizes."""
+        if len(payload) != self._size:
+            return
+        member.got += 1
+        if member.got % self._every:
+            return
+        slowest = min(each.got for each in self.members)
+        while slowest >= self._due:
+            self._due += self._every
+            self.members[0].sendMessage(self._acknowledging, True)
+
+    async def do_counts(self) -> dict[str, list[int]]:
+        """What each peer has counted."""
+        return {"got": [member.got for member in self.members]}
 
     def _dial(self, identity: Identity, port: int, greeting: bytes | None) -> Deferred[None]:
         factory: Any = WebSocketClientFactory(f"wss://127.0.0.1:{port}/ws")

@@ -11,12 +11,15 @@ from dig_gossip import GossipConfig, GossipService, Message, PeerOptions
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.peer import PeerId
-from dig_gossip.wire.opcodes import DigMessageType
+from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType
 
 #: For one peer, and delivered to the application as it is.
 UNICAST = int(DigMessageType.RESPOND_STATUS)
 #: Spreads through the tree.
 GOSSIP = int(DigMessageType.NEW_ATTESTATION)
+
+#: For an answer that waits for others before it.
+PATIENCE_SECS = 120.0
 
 
 class DigEnd(TwistedEnd):
@@ -25,6 +28,7 @@ class DigEnd(TwistedEnd):
     _service: GossipService
     _handle: GossipHandle
     _peer: PeerId
+    _question: int | None = None
 
     async def listen(self) -> dict[str, Any]:
         config = GossipConfig(
@@ -32,6 +36,7 @@ class DigEnd(TwistedEnd):
             peers_file_path=None,
             max_connections=10_000,
             target_outbound_count=0,
+            gossip_fanout=64,
             peer_options=PeerOptions(enforce_rate_limits=False),
         )
         self._service = GossipService(config, identity=self.identity)
@@ -40,10 +45,12 @@ class DigEnd(TwistedEnd):
         return {
             "port": self._service.listen_address.port,
             "network": config.handshake_string,
+            "answer": UNICAST,
         }
 
     async def _deliver(self, inbound: Subscription) -> None:
         async for peer, message in inbound:
+            self._question = message.id
             answer = self.receive(message.data)
             if answer is not None:
                 await self._handle.send_to(peer, Message(UNICAST, None, answer))
@@ -55,6 +62,26 @@ class DigEnd(TwistedEnd):
 
     def spread(self, data: bytes) -> Awaitable[object]:
         return self._handle.broadcast(Message(GOSSIP, None, data))
+
+    def send_urgent(self, data: bytes) -> Awaitable[object]:
+        return self._handle.broadcast(Message(ChiaMessageType.NEW_PEAK, None, data))
+
+    def send_bulk(self, data: bytes) -> Awaitable[object]:
+        answer = Message(ChiaMessageType.RESPOND_BLOCKS, self._question, data)
+        return self._handle.send_to(self._peer, answer)
+
+    def ask(self, data: bytes) -> Awaitable[object]:
+        return self._answer_to(data)
+
+    async def _answer_to(self, data: bytes) -> None:
+        # What the handle's request() does, except that it decodes the answer.
+        session = self._service.node.peers.get(self._peer)
+        replies = frozenset({int(ChiaMessageType.RESPOND_BLOCKS)})
+        answer = await session.request(ChiaMessageType.REQUEST_BLOCKS, data, replies, PATIENCE_SECS)
+        self.answered(answer.data)
+
+    def frames(self) -> int:
+        return self._service.node.peers.get(self._peer).messages_sent
 
     async def meet(self) -> None:
         (peer,) = await self._handle.connected_peers()

@@ -14,12 +14,16 @@ from __future__ import annotations
 import gc
 import json
 import os
+import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 ACKNOWLEDGEMENT = b"ack"
+
+#: What the first byte of a body says, where several kinds share a session.
+URGENT, BULK, FILLING, QUESTION = b"u", b"b", b"f", b"?"
 
 
 class End:
@@ -37,6 +41,8 @@ class End:
         self._waiter: Any = None  # Any: a Deferred or a Future
         self._payload = b""
         self._times: list[float] = []
+        self._asked_for = self._answered = 0
+        self._demanding = False
 
     # -- what a library provides
 
@@ -47,6 +53,22 @@ class End:
     def spread(self, data: bytes) -> Awaitable[object] | None:
         """Send one message to everybody, as the library does that."""
         return self.send(data)
+
+    def send_urgent(self, data: bytes) -> Awaitable[object] | None:
+        """Send a short message that should overtake everything."""
+        return self.send(data)
+
+    def send_bulk(self, data: bytes) -> Awaitable[object] | None:
+        """Send the large answer to the question that is being received."""
+        return self.send(data)
+
+    def ask(self, data: bytes) -> Awaitable[object] | None:
+        """Ask for a large answer, which goes to :meth:`answered`."""
+        return self.send(data)
+
+    def frames(self) -> int:
+        """How many frames were written, those of control not counted."""
+        raise NotImplementedError
 
     async def meet(self) -> None:
         """Look up the peer, before something is sent."""
@@ -114,7 +136,8 @@ class End:
         self, count: int, size: int, window: int, every: int, spread: bool
     ) -> dict[str, float]:
         """Send ``count`` messages of ``size`` bytes and wait for the last acknowledgement."""
-        await self.meet()
+        if not spread:
+            await self.meet()
         send = self.spread if spread else self.send
         # Gossip drops what it has seen: each message is to be another.
         unique, filler = os.urandom(8), bytes(size - 16)
@@ -159,6 +182,111 @@ class End:
 
     async def do_cpu(self) -> dict[str, float]:
         return {"cpu": time.process_time()}
+
+    # -- an urgent message now and then, among large answers
+
+    async def do_serve(self, size: int) -> None:
+        """Answer every question with ``size`` bytes."""
+        await self.meet()
+        self._payload = BULK + bytes(size - 1)
+        self.receive = self._asked
+
+    async def do_urgent(self, count: int, gap: float) -> None:
+        """Send ``count`` urgent messages, each with the time, ``gap`` seconds apart."""
+        for number in range(count):
+            await self.pause(gap)
+            stamp = struct.pack("!dI", time.monotonic(), number)
+            sending = self.send_urgent(URGENT + stamp + os.urandom(59))
+            if sending is not None:
+                await sending
+
+    async def do_fill(self, count: int, size: int, window: int) -> dict[str, int]:
+        """Send ``count`` messages that are no bulk, ``window`` of them unacknowledged.
+
+        ``frames`` is how many frames left meanwhile, pieces of large messages included.
+        """
+        self._acknowledged, self._every = 0, window // 4
+        frames = self.frames()
+        for number in range(count):
+            while number - self._acknowledged >= window:
+                await self._wait()
+            sending = self.spread(
+                FILLING + os.urandom(8) + number.to_bytes(8, "big") + bytes(size - 17)
+            )
+            if sending is not None:
+                await sending
+        while self._acknowledged < count:
+            await self._wait()
+        return {"frames": self.frames() - frames}
+
+    async def do_demand(self, outstanding: int, every: int) -> None:
+        """Keep ``outstanding`` questions unanswered, and note when urgent messages come.
+
+        :param every: acknowledge other messages after so many.
+        """
+        await self.meet()
+        self._asked_for = self._answered = self._received = self._bytes = 0
+        self._times, self._every, self._demanding = [], every, True
+        self.receive = self._taken
+        for _ in range(outstanding):
+            self._ask_again()
+
+    async def do_enough(self, urgent: int) -> dict[str, Any]:
+        """Ask no more, wait for every answer and for so many urgent messages.
+
+        ``seconds`` are the ages of the urgent messages, ``others`` how many others came.
+        """
+        self._demanding = False
+        while self._answered < self._asked_for or len(self._times) < urgent:
+            await self._wait()
+        return {
+            "seconds": self._times,
+            "asked": self._asked_for,
+            "answered": self._answered,
+            "bytes": self._bytes,
+            "others": self._received,
+        }
+
+    def _ask_again(self) -> None:
+        self._asked_for += 1
+        self.start(self.ask(QUESTION + self._asked_for.to_bytes(8, "big")))
+
+    def answered(self, data: bytes) -> None:
+        """A large answer came."""
+        self._answered += 1
+        self._bytes += len(data)
+        if self._demanding:
+            self._ask_again()
+        else:
+            self._go_on()
+
+    def _asked(self, data: bytes) -> bytes | None:
+        if data == ACKNOWLEDGEMENT:
+            return self._acknowledgement(data)
+        if data[:1] == QUESTION:
+            self.start(self.send_bulk(self._payload))
+        return None
+
+    def _taken(self, data: bytes) -> bytes | None:
+        kind = data[:1]
+        if kind == URGENT:
+            self._times.append(time.monotonic() - struct.unpack_from("!d", data, 1)[0])
+            self._go_on()
+        elif kind == BULK:
+            self.answered(data)
+        elif kind == FILLING:
+            self._received += 1
+            if self._received % self._every == 0:
+                return ACKNOWLEDGEMENT
+        return None
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        raise NotImplementedError
+
+    def start(self, sending: Awaitable[object] | None) -> None:
+        """Let something go on by itself; its failure ends the program."""
+        raise NotImplementedError
 
     # -- what a message means at the moment
 

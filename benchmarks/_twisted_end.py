@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from _flow import End, tell
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.stdio import StandardIO
+from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
@@ -36,11 +37,22 @@ class TwistedEnd(End):
         """Open a port on loopback; what the parent has to know about it."""
         raise NotImplementedError
 
+    async def pause(self, seconds: float) -> None:
+        await deferLater(reactor, seconds)
+
+    def start(self, sending: Awaitable[object] | None) -> None:
+        if sending is not None:
+            run(_awaited(sending))
+
     def waiter(self) -> Deferred[None]:
         return Deferred()
 
     def wake(self, waiter: Deferred[None]) -> None:
         waiter.callback(None)
+
+
+async def _awaited(sending: Awaitable[object]) -> None:
+    await sending
 
 
 class _Commands(LineReceiver):

@@ -50,6 +50,21 @@ class BenchmarksTests(SynchronousTestCase):
         """Every implementation decodes the same sketches.  design §6"""
         self.assert_verdicts(_smoke_run("sketch.py"), 3)
 
+    def test_broadcast_reaches_everybody(self) -> None:
+        """Every peer counts every message, once.  design §6"""
+        lines = _smoke_run("broadcast.py", "--counterparts", "autobahn")
+        rows = [line.split() for line in lines if " to 8 peers " in line]
+        self.assertEqual([row[:2] for row in rows], [["1", "KiB"], ["64", "KiB"]])
+        self.assertTrue(all(float(row[5]) > 0 for row in rows), rows)
+
+    def test_critical_latency_loses_no_answer(self) -> None:
+        """Peaks arrive among answers, and every question has its answer.  design §6, PRI-004"""
+        lines = _smoke_run("critical_latency.py", "--counterparts", "one queue")
+        self.assert_verdicts(lines, 3)
+        _, share, answers = map(json.loads, lines[-3:])
+        self.assertTrue(answers["holds"], answers)
+        self.assertGreater(share["ratio"], 0.9)
+
     def test_plumtree_gives_a_verdict(self) -> None:
         """The tree is compared with a flood on the same overlay.  design §6"""
         self.assert_verdicts(_smoke_run("plumtree.py"), 1)
