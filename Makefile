@@ -5,7 +5,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: run test interop lint types docs format clean wheel-check benchmarks sketch-check sanitize
+SOAK_SECONDS ?= 600
+
+.PHONY: run test interop stress soak lint types docs format clean wheel-check benchmarks \
+	sketch-check sanitize
 
 run: $(STAMP)
 	$(BIN)/dig-gossip localnet $(ARGS)
@@ -24,6 +27,14 @@ sketch-check: $(STAMP)
 # The same for fewer sets and for garbage, with the compiled code under ASan and UBSan; needs gcc.
 sanitize: $(STAMP)
 	$(BIN)/python -m tests.sketch_check --sanitize
+
+# 10 000 connections that lead to nothing, against a node with honest peers: three minutes.
+stress: $(STAMP)
+	$(BIN)/python -m tests.stress.flood $(ARGS)
+
+# Random churn and faults; another seed each time, SEED=N to choose it.
+soak: $(STAMP)
+	$(BIN)/python -m tests.stress.soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -44,7 +55,7 @@ wheel-check: $(STAMP)
 	$(BIN)/python -m tests.wheel_check
 
 benchmarks: $(STAMP)
-	for script in sketch plumtree memory connect latency throughput; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in sketch plumtree memory connect latency throughput broadcast critical_latency; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf build dist dig_gossip/*/*.so *.egg-info docs/_build _trial_temp* .mypy_cache .ruff_cache

@@ -1,0 +1,99 @@
+"""How large everything is that a running node keeps: a walk over its objects.
+
+No list of what there is: whatever collection an object of the package holds is found, also one
+that somebody adds tomorrow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from dig_gossip import constants as c
+from dig_gossip.connection.lanes import MAX_HELD, MAX_REMEMBERED_TRANSACTIONS
+from dig_gossip.types.config import GossipConfig
+
+Sizes = dict[str, int]
+
+
+def sizes(root: object) -> Sizes:
+    """The length of every collection below ``root``, the largest of each ``Class.attribute``.
+
+    Collections within collections count as ``Class.attribute[]``.
+    """
+    found: Sizes = {}
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("", root)]
+    while waiting:
+        name, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict | list | set | deque):
+            found[name] = max(found.get(name, 0), len(value))
+            waiting += [(f"{name}[]", each) for each in _members(value)]
+        elif isinstance(value, bytearray):
+            found[name] = max(found.get(name, 0), len(value))
+        elif isinstance(value, tuple):
+            waiting += [(f"{name}[]", each) for each in value]
+        elif type(value).__module__.startswith("dig_gossip"):
+            waiting += list(_attributes(value))
+    return found
+
+
+def _members(value: Collection[Any]) -> Iterator[object]:  # Any: whatever is in it
+    if isinstance(value, dict):
+        yield from tuple(value.values())
+    yield from tuple(value)
+
+
+def _attributes(value: object) -> Iterator[tuple[str, object]]:
+    name = type(value).__name__
+    kept = dict(getattr(value, "__dict__", {}))
+    for each in type(value).__mro__:
+        slots = each.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            slot = f"_{each.__name__.lstrip('_')}{slot}" if slot.startswith("__") else slot
+            if hasattr(value, slot):
+                kept[slot] = getattr(value, slot)
+    for attribute, inner in kept.items():
+        yield f"{name}.{attribute}", inner
+
+
+#: What may be large, and how large. Everything else is bounded by the sessions.
+def caps(config: GossipConfig) -> Sizes:
+    """The documented bound of every collection that may outgrow the number of sessions."""
+    return {
+        "SeenSet._sightings": config.max_seen_messages,
+        "SeenSet._order": config.max_seen_messages,
+        "_Hashes._hashes": config.max_seen_messages,
+        "MessageCache._cached": config.plumtree.cache_messages,
+        "MessageCache._served": config.plumtree.cache_messages,
+        "Announcements._log": 4 * c.PLUMTREE_MAX_MISSING,
+        "MissingMessages._missing": c.PLUMTREE_MAX_MISSING,
+        "MissingMessages._deadlines": 2 * c.PLUMTREE_MAX_MISSING,
+        "Link._failures": c.PLUMTREE_MAX_MISSING_PER_PEER,
+        "Records._records": c.MAX_DIAL_RECORDS,
+        "Lanes._transactions": MAX_REMEMBERED_TRANSACTIONS,
+        "Lanes._lanes[]": c.MAX_QUEUED_MESSAGES,
+        "Lanes._delayed": c.MAX_QUEUED_MESSAGES,
+        "Lanes._held[][]": MAX_HELD,
+        "Subscription._items": c.SUBSCRIPTION_BUFFER,
+    }
+
+
+def excess(found: Sizes, allowed: Sizes, otherwise: int) -> Sizes:
+    """What is larger than it may be.
+
+    :param otherwise: the bound of everything that ``allowed`` does not name.
+    """
+    return {
+        name: size
+        for name, size in found.items()
+        if not name.endswith(_BYTES) and size > allowed.get(name, otherwise)
+    }
+
+
+#: Buffers are counted in bytes, and have bounds of their own.
+_BYTES = (".data", "._data", "_buffer")
