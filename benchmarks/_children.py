@@ -35,6 +35,7 @@ DIG = "dig_gossip"
 AUTOBAHN = "autobahn"
 CHIA = "chia"
 FIFO = "one queue"
+OPENSSL = "openssl"
 
 
 def _ours() -> str:
@@ -48,11 +49,49 @@ def _chia() -> str:
     return made.stdout.strip()
 
 
+class Unavailable(Exception):
+    """A counterpart that this machine cannot run, and why."""
+
+
+@functools.cache
+def _openssl() -> str:
+    """The counterpart in C, compiled when it is missing or older than its source.
+
+    :raises Unavailable: there is no compiler, or OpenSSL's headers are not there.
+    """
+    source, binary = HERE / "_openssl_end.c", ROOT / ".envs" / "openssl_end"
+    if binary.exists() and binary.stat().st_mtime > source.stat().st_mtime:
+        return str(binary)
+    binary.parent.mkdir(exist_ok=True)
+    command = ["cc", "-O2", "-o", str(binary), str(source), "-lssl", "-lcrypto"]
+    try:
+        compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise Unavailable("there is no C compiler (Debian: apt-get install gcc)") from None
+    if compiled.returncode:
+        first = next((line for line in compiled.stderr.splitlines() if "error" in line), "?")
+        raise Unavailable(f"it does not compile (Debian: apt-get install libssl-dev): {first}")
+    return str(binary)
+
+
+def available(names: list[str]) -> list[str]:
+    """Those of the counterparts that can run here; says what is left out and why."""
+    found = []
+    for name in names:
+        try:
+            COUNTERPARTS[name].python()
+        except Unavailable as reason:
+            print(f"without {name}: {reason}\n")
+        else:
+            found.append(name)
+    return found
+
+
 @attrs.frozen
 class Program:
     """How to start one end of a session.
 
-    :ivar python: finds the interpreter.
+    :ivar python: finds the interpreter; or a program that ignores the script.
     :ivar script: a file of this folder.
     """
 
@@ -65,6 +104,7 @@ COUNTERPARTS = {
     AUTOBAHN: Program(_ours, "_autobahn_end.py"),
     CHIA: Program(_chia, "_chia_end.py"),
     FIFO: Program(_ours, "_fifo_end.py"),
+    OPENSSL: Program(_openssl, "_openssl_end.c"),
 }
 
 

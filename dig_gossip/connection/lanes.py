@@ -102,7 +102,8 @@ class Lanes:
     :param levels: thresholds of backpressure; None switches the levels off, not the hard cap.
     :param budget: outbound rate limits; None for none.
     :param cuts: whether large messages leave in chunks; each chunk is a message to the rules.
-    Bounds: 4096 messages and 32 MiB in all; 10 000 remembered transaction ids.
+    Bounds: 4096 messages; 32 MiB of what nobody asked for, and 32 MiB of answers, the last of which
+    may exceed that, since an answer may have 50 MiB; 10 000 remembered transaction ids.
     Cost: O(1) per message.
     """
 
@@ -116,6 +117,7 @@ class Lanes:
     ) -> None:
         self.counters = LaneCounters()
         self.bytes = 0
+        self._answer_bytes = 0
         self._levels = levels
         self._budget = budget
         self._now = now
@@ -124,7 +126,7 @@ class Lanes:
         self._held: tuple[dict[int, deque[_Waiting]], ...] = ({}, {}, {})
         self._cuts = cuts
         self._next_transfer = 0
-        self._delayed: deque[OutboundFrame] = deque()
+        self._delayed: deque[tuple[OutboundFrame, bool]] = deque()
         self._transactions: dict[bytes, None] = {}
         self._in_a_row = 0  # critical and normal since the last bulk, while bulk waits
         self._critical_in_a_row = 0  # since the last normal, while normal waits
@@ -165,7 +167,7 @@ class Lanes:
         :param is_reply: it answers the peer, so it is never dropped (BP-102-X).
         """
         depth = len(self)
-        if depth >= MAX_QUEUED_MESSAGES or self.bytes + frame.size > MAX_QUEUED_BYTES:
+        if depth >= MAX_QUEUED_MESSAGES or self._is_full(frame, is_reply):
             return Offer.OVERFLOW
         opcode = frame.message.type
         lane = _LANE_OF[opcode]
@@ -184,12 +186,22 @@ class Lanes:
             # What is put aside already must not be overtaken.
             if lane == _NORMAL and (self._delayed or depth >= levels.normal_delay_threshold):
                 self.counters.normal_delayed += 1
-                self.bytes += frame.size
-                self._delayed.append(frame)
+                self._count(frame, is_reply)
+                self._delayed.append((frame, is_reply))
                 return Offer.DELAYED
-        self.bytes += frame.size
-        self._lanes[lane].append(_Waiting(frame, self._now()))
+        self._count(frame, is_reply)
+        self._lanes[lane].append(_Waiting(frame, self._now(), is_reply))
         return Offer.QUEUED
+
+    def _is_full(self, frame: OutboundFrame, is_reply: bool) -> bool:
+        if is_reply:
+            return self._answer_bytes > MAX_QUEUED_BYTES
+        return self.bytes - self._answer_bytes + frame.size > MAX_QUEUED_BYTES
+
+    def _count(self, frame: OutboundFrame, is_reply: bool) -> None:
+        self.bytes += frame.size
+        if is_reply:
+            self._answer_bytes += frame.size
 
     def must_be_cut(self, frame: OutboundFrame) -> bool:
         """Whether a message leaves in chunks: it is large, and the peer has agreed to it."""
@@ -204,7 +216,8 @@ class Lanes:
         now = self._now()
         normal = self._lanes[_NORMAL]
         while self._delayed:
-            normal.append(_Waiting(self._delayed.popleft(), now))
+            frame, is_reply = self._delayed.popleft()
+            normal.append(_Waiting(frame, now, is_reply))
 
     def take(self) -> OutboundFrame | None:
         """The message that goes next; None if nothing may go now (see :attr:`blocked_for`)."""
@@ -217,6 +230,8 @@ class Lanes:
             waiting.piece = next(waiting.rest, None)
             if waiting.piece is None:
                 self.bytes -= waiting.frame.size
+                if waiting.is_reply:
+                    self._answer_bytes -= waiting.frame.size
                 self.waited[lane].add(self._now() - waiting.since)
                 if self._handed[lane] is None:
                     self._handed[lane] = waiting.since
@@ -292,7 +307,7 @@ class Lanes:
             held.clear()
         self._delayed.clear()
         self._transactions.clear()
-        self.bytes = 0
+        self.bytes = self._answer_bytes = 0
 
     def _order(self) -> tuple[int, int, int]:
         if self._in_a_row >= PRIORITY_STARVATION_RATIO:
@@ -340,10 +355,11 @@ class _Waiting:
     :ivar rest: the chunks after that one.
     """
 
-    __slots__ = ("frame", "piece", "rest", "since")
+    __slots__ = ("frame", "is_reply", "piece", "rest", "since")
 
-    def __init__(self, frame: OutboundFrame, since: float) -> None:
+    def __init__(self, frame: OutboundFrame, since: float, is_reply: bool) -> None:
         self.frame = frame
+        self.is_reply = is_reply
         self.since = since
         self.piece: OutboundFrame | None = None
         self.rest: Iterator[OutboundFrame] = iter(())

@@ -260,14 +260,14 @@ class GossipHandle:
         """
         node = self._node
         message = body if isinstance(body, Message) else registry.encode(body)
-        check_size(message)
+        is_reply = message.id is not None and (
+            routing_class(message.type, True) is RoutingClass.RESPONSE
+        )
+        check_size(message, is_answer=is_reply)
         node.peers.check_not_banned(peer_id)
         session = node.peers.get(peer_id)
         if is_dig(message.type) and not session.tolerates_dig:
             raise WrongDispatch(f"{peer_id.hex()} does not know {opcode_name(message.type)}")
-        is_reply = message.id is not None and (
-            routing_class(message.type, True) is RoutingClass.RESPONSE
-        )
         offer = session.send(OutboundFrame(message), is_reply=is_reply)
         if not offer and offer is not Offer.SUPPRESSED:
             raise session.refusal(offer)

@@ -23,6 +23,7 @@ from dig_gossip.connection.lanes import Offer
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.connection.session import Session
+from dig_gossip.connection.websocket import LARGEST_MESSAGE_BYTES
 from dig_gossip.constants import VALIDATOR_TIMEOUT_SECS, WS_MAX_MESSAGE_BYTES
 from dig_gossip.effects import (
     ClearTimer,
@@ -297,11 +298,15 @@ class Router:
         self._guarded(lambda: self.plumtree.validated(effect.message_hash, judgement))
 
 
-def check_size(message: Message) -> None:
-    """:raises ClientError: no peer would take a message this large."""
-    if len(message) > WS_MAX_MESSAGE_BYTES:
+def check_size(message: Message, *, is_answer: bool = False) -> None:
+    """:raises ClientError: no peer would take a message this large.
+
+    :param is_answer: the peer has asked for it, and takes more (design D7).
+    """
+    limit = LARGEST_MESSAGE_BYTES if is_answer else WS_MAX_MESSAGE_BYTES
+    if len(message) > limit:
         raise ClientError(
             ClientErrorKind.MALFORMED,
-            f"{len(message)} bytes are more than the {WS_MAX_MESSAGE_BYTES} a message may have",
+            f"{len(message)} bytes are more than the {limit} a message may have",
             retryable=False,
         )

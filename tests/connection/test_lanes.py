@@ -190,6 +190,20 @@ class LevelTests(LanesCase):
             rest = MAX_QUEUED_BYTES - first.size - 6 + size
             self.assertIs(lanes.offer(OutboundFrame(Message(30, None, bytes(rest)))), offer)
 
+    def test_an_answer_may_be_larger_than_the_cap(self) -> None:
+        """Chia lets it have 50 MiB; what waits beside it is not to blame.  BP-101-X, design D7"""
+        lanes = self.make()
+        answer = OutboundFrame(Message(30, 1, bytes(MAX_QUEUED_BYTES + 1)))
+        self.assertIs(lanes.offer(answer), Offer.OVERFLOW)
+        self.assertIs(lanes.offer(answer, is_reply=True), Offer.QUEUED)
+        self.assertIs(lanes.offer(frame(30), is_reply=True), Offer.OVERFLOW)
+        self.assertIs(lanes.offer(frame(30, 1)), Offer.QUEUED)
+        self.assertIs(lanes.offer(OutboundFrame(answer.message)), Offer.OVERFLOW)
+        self.assertEqual(self.drain(lanes)[0], answer)
+        self.assertIs(lanes.offer(answer, is_reply=True), Offer.QUEUED)
+        lanes.clear()
+        self.assertIs(lanes.offer(frame(30), is_reply=True), Offer.QUEUED)
+
     def test_clear_forgets_everything(self) -> None:
         """The session is over.  PRI-008"""
         lanes = self.make(LEVELS)

@@ -40,7 +40,7 @@ import tempfile
 import time
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -502,8 +502,11 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def parse_options(extend: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace:
+    """Read the command line.
+
+    :param extend: adds options.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--listen", type=address, default=("127.0.0.1", 0), metavar="HOST:PORT")
@@ -522,7 +525,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--spare-loopback", action="store_true", help="never ban or limit 127.0.0.1")
     add("--root", type=Path, help="root directory to keep; a temporary one otherwise")
     add("--log-level", default="WARNING", help="lowest level of chia's log shown as events")
-    return parser.parse_args(arguments)
+    extend(parser)
+    return parser.parse_args()
 
 
 async def serve(options: argparse.Namespace, journal: Journal, root: Path) -> None:
@@ -568,9 +572,18 @@ def report_failure(journal: Journal, task: asyncio.Task[None]) -> None:
         journal.event("failure", error=repr(error))
 
 
-def main() -> int:
-    """Run the program; standard output carries events only."""
-    options = parse_options()
+Serve = Callable[[argparse.Namespace, Journal, Path], Coroutine[Any, Any, None]]
+
+
+def main(
+    serve: Serve = serve, extend: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+) -> int:
+    """Run the program, or another of its kind; standard output carries events only.
+
+    :param serve: what it does.
+    :param extend: adds options to its command line.
+    """
+    options = parse_options(extend)
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     journal = Journal(stream)
     level = logging.getLevelName(options.log_level)

@@ -39,6 +39,7 @@ PERMISSION = "DIG_GOSSIP_INTEROP"
 
 CHIA_NODE = Path(__file__).with_name("chia_node.py")
 CHIA_INTRODUCER = Path(__file__).with_name("chia_introducer.py")
+BUSY_CHIA = Path(__file__).with_name("busy_chia.py")
 SDK_CLIENT = Path(__file__).with_name("sdk_client.py")
 RAW_CLIENT = "tests.interop.raw_client"
 """Module to run with ``-m``, in our own environment, from the project's root."""

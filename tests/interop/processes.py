@@ -116,6 +116,10 @@ class Program(ProcessProtocol):
         except ProcessExitedAlready:
             pass
 
+    def close_input(self) -> None:
+        """End its standard input."""
+        cast(Any, self.transport).closeStdin()
+
     def story(self) -> str:
         """What the process has printed, for a failure report."""
         head = f"--- {self.name}, {len(self.lines)} lines"

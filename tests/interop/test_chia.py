@@ -9,8 +9,16 @@ from __future__ import annotations
 import signal
 
 from dig_gossip.connection.etiquette import TO_FULL_NODE, TO_WALLET
-from tests.interop.environment import CHIA_NODE, chia_python
+from tests.interop.big_blocks import ANSWER_BYTES
+from tests.interop.environment import BUSY_CHIA, CHIA_NODE, chia_python
 from tests.interop.processes import Event, ProcessCase, Program, only_by_make_interop
+from tests.interop.time_lapse import (
+    FULL_ANSWER_SECS,
+    ONE_BLOCK_SECS,
+    PEAK_SECS,
+    TRANSACTION_SECS,
+)
+from tests.vectors import load
 
 IDLE_SECS = 200
 """Longer than every timer that may end an idle session on either side."""
@@ -39,6 +47,11 @@ class ChiaCase(ProcessCase):
     async def listening(self, chia: Program) -> str:
         """Where a full node of Chia listens."""
         return f"127.0.0.1:{(await chia.when_event('listening'))['port']}"
+
+    def assert_peaceful(self, summary: Event) -> None:
+        """Nobody was closed, banned, refused or limited."""
+        troubles = {"closed", "banned", "refused", "held_back", "failure"} & set(summary["totals"])
+        self.assertEqual(troubles, set())
 
     def received(self, chia: Program) -> set[str]:
         """The names of the messages that a full node has received; numbers if it has none."""
@@ -85,10 +98,64 @@ class IdleTests(ChiaCase):
             await node.when_event("session_closed", reason="disconnected")
         await self.stopped(dialing_us, our_dial)
 
-    def assert_peaceful(self, summary: Event) -> None:
-        """Nobody was closed, banned, refused or limited."""
-        troubles = {"closed", "banned", "refused", "held_back", "failure"} & set(summary["totals"])
-        self.assertEqual(troubles, set())
+
+class BusyTests(ChiaCase):
+    """Two hours of a full node's traffic within four minutes; the rate limits' clocks run along."""
+
+    timeout = 900
+
+    async def test_two_hours_of_traffic_cost_nobody_anything(self) -> None:
+        """Peaks, transactions, blocks, answers of 50 MiB, both ways, whoever dialed.
+
+        CON-005, RL-103-X, design D7, D15
+        """
+        template = next(
+            vector["fields"]["block"]["hex"]
+            for vector in load("chia_messages.json")
+            if vector["name"] == "respond_block_minimal"
+        )
+        dialed = self.busy_chia("dialed", template)
+        target = await self.listening(dialed)
+        node = self.python("dig", "-m", "tests.interop.busy_node", target, template)
+        address = (await node.when_event("listening"))["address"]
+        dialing = self.busy_chia("dialing", template, "--dial", address)
+
+        ours = (await node.when_event("lived", timeout=800))["counts"]
+        peaks, transactions = int(7200 / PEAK_SECS), int(7200 / TRANSACTION_SECS)
+        asked = int(7200 / ONE_BLOCK_SECS) + int(7200 / FULL_ANSWER_SECS)
+        self.assertEqual(ours["new_peak"], 2 * peaks)
+        self.assertEqual(ours["new_transaction"], 2 * transactions)
+        self.assertEqual((ours["asked"], ours["answered"]), (2 * asked, 2 * asked))
+        self.assertGreater(ours["largest"], ANSWER_BYTES - 2048)
+        for chia in (dialed, dialing):
+            theirs = (await chia.when_event("lived", timeout=300))["counts"]
+            self.assertEqual((theirs["new_peak"], theirs["new_transaction"]), (peaks, transactions))
+            self.assertEqual((theirs["asked"], theirs["answered"]), (asked, asked))
+            self.assertGreater(theirs["largest"], ANSWER_BYTES - 2048)
+
+        stats = await node.when_event("stats")
+        self.assertEqual(stats["peers"], 2)
+        bad = ("removed.", "penalty.", "rate_dropped", "budget_dropped", "bulk_dropped", "lagged")
+        self.assertEqual([name for name in stats["extra"] if name.startswith(bad)], [])
+        received = {name.partition(" ")[2]: 0 for name in stats["received"]}
+        for name, count in stats["received"].items():
+            received[name.partition(" ")[2]] += count
+        self.assertEqual(received["NEW_PEAK"], 2 * peaks)
+        self.assertEqual(received["NEW_TRANSACTION"], 2 * transactions)
+        for chia in (dialed, dialing):
+            chia.close_input()
+            summary = await chia.when_event("summary")
+            got = summary["counts"]["received"]
+            self.assertEqual(got["new_peak"], peaks)
+            self.assertEqual(got["new_transaction"], transactions)
+            self.assert_peaceful(summary)
+            self.assertEqual(len(summary["connections"]), 1)
+        self.assertEqual(await node.when_ended(), 0)
+
+    def busy_chia(self, name: str, template: str, *options: str) -> Program:
+        """Start a full node of Chia that lives through the two hours."""
+        options = ("--root", str(self.folder / name), "--template", template, *options)
+        return self.start(Program(name), self.chia_python, BUSY_CHIA, *options, ours=False)
 
 
 class TableTests(ChiaCase):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 from dig_gossip import constants as c
@@ -15,6 +16,9 @@ from dig_gossip.connection.lanes import MAX_HELD, MAX_REMEMBERED_TRANSACTIONS
 from dig_gossip.types.config import GossipConfig
 
 Sizes = dict[str, int]
+
+#: So many members of a collection are looked into: those of one are alike, and may be many.
+LOOK_INTO = 50
 
 
 def sizes(root: object) -> Sizes:
@@ -44,8 +48,8 @@ def sizes(root: object) -> Sizes:
 
 def _members(value: Collection[Any]) -> Iterator[object]:  # Any: whatever is in it
     if isinstance(value, dict):
-        yield from tuple(value.values())
-    yield from tuple(value)
+        yield from islice(value.values(), LOOK_INTO)
+    yield from islice(value, LOOK_INTO)
 
 
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
