@@ -13,6 +13,7 @@ from typing import Any
 
 from dig_gossip import constants as c
 from dig_gossip.connection.lanes import MAX_HELD, MAX_REMEMBERED_TRANSACTIONS
+from dig_gossip.gossip.fetching import MAX_FORESTALLED
 from dig_gossip.types.config import GossipConfig
 
 Sizes = dict[str, int]
@@ -71,14 +72,17 @@ def caps(config: GossipConfig) -> Sizes:
     return {
         "SeenSet._sightings": config.max_seen_messages,
         "SeenSet._order": config.max_seen_messages,
-        "_Hashes._hashes": config.max_seen_messages,
         "MessageCache._cached": config.plumtree.cache_messages,
         "MessageCache._served": config.plumtree.cache_messages,
         "Announcements._log": 4 * c.PLUMTREE_MAX_MISSING,
         "MissingMessages._missing": c.PLUMTREE_MAX_MISSING,
         "MissingMessages._deadlines": 2 * c.PLUMTREE_MAX_MISSING,
+        "MissingMessages._by_peer[]": c.PLUMTREE_MAX_MISSING_PER_PEER,
+        "Fetching._forestalled": MAX_FORESTALLED,
         "Link._failures": c.PLUMTREE_MAX_MISSING_PER_PEER,
-        "Records._records": c.MAX_DIAL_RECORDS,
+        "_Ledger._charged": c.MAX_REPUTATIONS,
+        "_Ledger._banned": c.MAX_REPUTATIONS,
+        "DialBackoff._records": c.MAX_DIAL_RECORDS,
         "Lanes._transactions": MAX_REMEMBERED_TRANSACTIONS,
         "Lanes._lanes[]": c.MAX_QUEUED_MESSAGES,
         "Lanes._delayed": c.MAX_QUEUED_MESSAGES,

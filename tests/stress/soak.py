@@ -75,6 +75,7 @@ class Soak:
         self.under_way: set[Deferred[Any]] = set()
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.own_timers: list[Any] = []  # Any: delayed calls
         self.alive: weakref.WeakSet[GossipService] = weakref.WeakSet()
         self.largest: Sizes = {}
         self._actions: list[tuple[Callable[[], object], int]] = [
@@ -173,6 +174,9 @@ class Soak:
         if self.under_way:
             self.fault(f"{len(self.under_way)} calls never ended")
         self.under_way.clear()
+        for call in self.own_timers:
+            if call.active():
+                call.cancel()
         await deferLater(self.reactor, 0.5)
 
     def look_around(self, descriptors: set[str], readers: set[Any]) -> None:
@@ -213,6 +217,11 @@ class Soak:
                     self.fault(f"{name} failed: {result.getTraceback()}")
 
         handled(deferred.addBoth(ended))
+
+    def later(self, seconds: float, function: Callable[..., object], *args: object) -> None:
+        """Do something of the run's own."""
+        self.own_timers = [call for call in self.own_timers if call.active()]
+        self.own_timers.append(self.reactor.callLater(seconds, function, *args))
 
     async def start(self) -> GossipService:
         """One more node."""
@@ -262,14 +271,14 @@ class Soak:
     def ask_and_give_up(self) -> Deferred[Any] | None:
         asking = self.ask()
         if asking is not None:
-            self.reactor.callLater(self.rng.random() * 0.02, asking.cancel)
+            self.later(self.rng.random() * 0.02, asking.cancel)
         return asking
 
     def connect(self) -> Deferred[Any]:
         one, other = self.rng.sample(self.nodes, 2)
         dialing = one.handle.connect_to(other.listen_address)
         if self.rng.random() < 0.1:
-            self.reactor.callLater(self.rng.random() * 0.05, dialing.cancel)
+            self.later(self.rng.random() * 0.05, dialing.cancel)
         return dialing
 
     def disconnect(self) -> Deferred[None] | None:
@@ -291,7 +300,7 @@ class Soak:
         if session is not None:
             transport: Any = session._websocket.transport  # type: ignore[attr-defined]
             transport.pauseProducing()
-            self.reactor.callLater(self.rng.uniform(0.1, 3.0), _resume, transport)
+            self.later(self.rng.uniform(0.1, 3.0), _resume, transport)
 
     def replace(self) -> Deferred[None]:
         """A node goes, another comes."""

@@ -10,6 +10,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from dig_gossip import GossipConfig, GossipService
+from dig_gossip.service.gossip_service import Node
+from dig_gossip.testing.certificates import throwaway_identity
+from tests.stress.sizes import caps, sizes
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,6 +36,18 @@ class SmallTests(SynchronousTestCase):
         lines = self.lines("soak", "--seconds", 3, "--seed", 5, "--rest", 1)
         self.assertEqual(lines[-1], "nothing is left; seed 5")
         self.assertIn("broadcast", " ".join(lines))
+
+    def test_the_walk_finds_what_a_node_keeps(self) -> None:
+        """Every collection with a bound by name exists, and is found under it.  style §4"""
+        service = GossipService(GossipConfig(), identity=throwaway_identity("walk"))
+        found = sizes(Node(service))
+        for name in ("SeenSet._sightings", "MessageCache._cached", "_Ledger._banned"):
+            self.assertIn(name, found)
+        text = "".join(path.read_text() for path in (_ROOT / "dig_gossip").rglob("*.py"))
+        for name in caps(service.config):
+            of, _, attribute = name.rstrip("[]").partition(".")
+            self.assertRegex(text, rf"class {of}\b")
+            self.assertIn(f"self.{attribute}", text)
 
     def test_flood_costs_no_honest_link(self) -> None:
         """Connections of five kinds that lead to nothing, among honest ones.  CON-002, CON-111-X"""
