@@ -155,6 +155,20 @@ class WriterTests(WriterCase):
         self.assertEqual(writer.lanes.left[0].total, 2)
         self.assertLess(writer.lanes.left[0].percentile(0.5), 0.01)
 
+    def test_a_message_that_has_left_does_not_wait_with_the_next_one(self) -> None:
+        """Each time the transport asks for more, it has passed on what it had.  STA-101-X"""
+        clock = SimulatedClock()
+        writer = self.owner.writer = Writer(self.owner, as_client=False, clock=Clock(clock))
+        writer.open()
+        writer.pauseProducing()
+        for data in (b"1", b"2"):
+            writer.send(frame(data))
+        for left in (0, 1, 2):
+            self.owner.room = 1
+            writer.resumeProducing()
+            self.assertEqual(writer.lanes.left[0].total, left)
+            clock.advance(1)
+
     def test_what_waited_is_written_in_order(self) -> None:
         """Before anything that is sent later.  BP-101-X"""
         self.writer.pauseProducing()
