@@ -23,6 +23,29 @@ class Send(NamedTuple):
     message: Message
 
 
+class Reply(NamedTuple):
+    """Answer a peer's request; the message carries the request's correlation id.
+
+    Backpressure never drops it.
+    """
+
+    peer: PeerId
+    message: Message
+
+
+class Request(NamedTuple):
+    """Send a correlated request, then call ``answered(peer, key, answer)``.
+
+    The message has no id yet. ``answer`` is None after ``timeout`` seconds, and at once when the
+    peer is gone or nothing can be sent to it. Keys share their names with timers.
+    """
+
+    peer: PeerId
+    message: Message
+    key: TimerKey
+    timeout: float
+
+
 class SetTimer(NamedTuple):
     """Call ``timer_fired(key)`` after ``delay`` seconds; the same key replaces."""
 
@@ -71,5 +94,14 @@ class ReleaseReading(NamedTuple):
 
 
 Effect: TypeAlias = (
-    Send | SetTimer | ClearTimer | Deliver | Validate | Penalize | HoldReading | ReleaseReading
+    Send
+    | Reply
+    | Request
+    | SetTimer
+    | ClearTimer
+    | Deliver
+    | Validate
+    | Penalize
+    | HoldReading
+    | ReleaseReading
 )

@@ -400,7 +400,12 @@ CONFIGS = st.builds(
     ),
     dandelion=st.none() | st.builds(DandelionConfig, fluff_probability=numbers(0, 1)),
     tor=st.none() | st.builds(TorConfig, enabled=st.booleans()),
-    erlay=st.none() | st.builds(ErlayConfig, sketch_capacity=st.integers(1, 256)),
+    erlay=st.none()
+    | st.builds(
+        ErlayConfig,
+        policy=st.sampled_from(["reconcile", "safety_net"]),
+        sketch_capacity=st.integers(1, 256),
+    ),
 )
 
 KEYS = st.sampled_from(

@@ -265,6 +265,18 @@ def text(low: int, high: int) -> Rule[str]:
     return Rule(read, "text", words)
 
 
+def choice(*values: str) -> Rule[str]:
+    """One of a few words."""
+    words = " or ".join(f'"{value}"' for value in values)
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise ValueError(f"must be {words}, not {show(value)}")
+        return value
+
+    return Rule(read, "text", words)
+
+
 def optional(rule: Rule[T]) -> Rule[T | None]:
     """What ``rule`` accepts, or None."""
 

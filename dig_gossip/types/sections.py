@@ -14,6 +14,7 @@ from dig_gossip.errors import InvalidConfig
 from dig_gossip.types.options import (
     Rule,
     checked,
+    choice,
     endpoint,
     flag,
     integer,
@@ -307,22 +308,33 @@ class TorConfig:
 class ErlayConfig:
     """ERLAY: learn of transactions by comparing sets instead of announcing each one."""
 
+    policy: str = option(
+        c.ERLAY_RECONCILE,
+        choice(c.ERLAY_RECONCILE, c.ERLAY_SAFETY_NET),
+        """What carries transactions. "reconcile": few peers are told at once, all others by
+        comparing sets; fewest bytes where a node has many peers. "safety_net": Plumtree carries
+        them as it carries everything else, and comparing sets finds what got lost; fastest.""",
+    )
     flood_peer_count: int = option(
         c.ERLAY_FLOOD_PEER_COUNT,
         integer(0, 256),
-        "How many outbound peers are told of a transaction at once.",
+        """How many outbound peers are told of a transaction at once; with the policy
+        "reconcile".""",
         unit="peers",
     )
     reconciliation_interval_ms: int = option(
         c.ERLAY_RECONCILIATION_INTERVAL_MS,
         integer(100, 3_600_000),
-        "The time between two comparisons with a peer.",
+        """The time between two comparisons with a peer. It is stretched so that this node begins
+        no more than four in such a time, and to 1250 at least, because a peer need not answer
+        more often.""",
         unit="milliseconds",
     )
     sketch_capacity: int = option(
         c.ERLAY_SKETCH_CAPACITY,
         integer(1, 256),
-        "The smallest number of differences that a sketch can carry.",
+        """The smallest number of differences that a sketch can carry; more than 127 counts
+        as 127.""",
         unit="transactions",
     )
 

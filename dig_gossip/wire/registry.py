@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dig_gossip.errors import GossipError
-from dig_gossip.wire import chia, dig, opcodes
+from dig_gossip.wire import chia, dig, erlay, opcodes
 from dig_gossip.wire.handshake import Handshake
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
@@ -58,6 +58,8 @@ _CLASSES: Final[dict[int, type[Any]]] = {
             dig.NoneResponse,
             dig.ConfigureWindowSizes,
             dig.ErrorMessage,
+            erlay.ReconciliationSketch,
+            erlay.ReconciliationResponse,
         )
     },
 }

@@ -126,6 +126,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "prefer_tor": False,
     },
     ErlayConfig: {
+        "policy": "reconcile",
         "flood_peer_count": 1,
         "reconciliation_interval_ms": 2000,
         "sketch_capacity": 8,

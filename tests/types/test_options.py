@@ -9,6 +9,7 @@ from dig_gossip.errors import InvalidConfig
 from dig_gossip.types.options import (
     about,
     checked,
+    choice,
     integer,
     number,
     option,
@@ -66,6 +67,14 @@ class WordingTests(SynchronousTestCase):
         self.assertEqual(number(1).range, "1 or more")
         self.assertEqual(number(0, open_ends="<").range, "above 0")
         self.assertEqual(integer(1, 5, clamp_low=True).range, "1 to 5 (less counts as 1)")
+
+    def test_a_choice_names_its_words(self) -> None:
+        """One of a few words, and nothing else.  behaviour §2"""
+        rule = choice("one", "two")
+        self.assertEqual((rule.read("two"), rule.range), ("two", '"one" or "two"'))
+        for wrong in ("three", "", 1, None):
+            error = self.assertRaises(ValueError, rule.read, wrong)
+            self.assertIn('must be "one" or "two"', str(error))
 
     def test_a_shown_value_has_at_most_60_characters(self) -> None:
         """Long, huge and endless values are cut.  API-102-X"""
