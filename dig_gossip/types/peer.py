@@ -80,7 +80,8 @@ class PeerAddress:
 
     @port.validator
     def _check_port(self, _attribute: object, value: object) -> None:
-        if type(value) is not int or not 0 <= int(value) <= 65535:
+        # Numbers of chia_rs, such as the port of a row of a list, are subclasses of int.
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
             raise ValueError(f"port must be 0..65535, not {value!r}")
 
     @classmethod

@@ -84,9 +84,7 @@ class IntroducerCase(NetworkCase):
         self.network.settle()
         for message in visitor.messages[before:]:
             if (message.type, message.id) == (64, 7):
-                return {
-                    PeerAddress(r.host, int(r.port)) for r in registry.decode(message).peer_list
-                }
+                return {PeerAddress(r.host, r.port) for r in registry.decode(message).peer_list}
         return None
 
     def registered(

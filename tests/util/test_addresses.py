@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from chia_rs.sized_ints import uint16
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -46,6 +47,14 @@ class PeerAddressTests(SynchronousTestCase):
             "host:²",
         ):
             self.assertRaises(ValueError, PeerAddress.parse, value)
+
+    def test_a_port_may_be_a_number_of_chia_rs(self) -> None:
+        """As rows of peer lists carry it; it is the same address.  design D2"""
+        address = PeerAddress("1.2.3.4", uint16(5))
+        self.assertEqual(address, PeerAddress("1.2.3.4", 5))
+        self.assertEqual(
+            (str(address), hash(address)), ("1.2.3.4:5", hash(PeerAddress("1.2.3.4", 5)))
+        )
 
     @given(st.text())
     def test_any_text_parses_or_is_a_value_error(self, text: str) -> None:
