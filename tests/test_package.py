@@ -31,12 +31,15 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "engines",
         frozenset(
             {
-                "gossip",
                 "connection",
+                "discovery.address_manager",
                 "discovery.introducer_protocol",
                 "discovery.introducer_registry",
                 "discovery.introducer_store",
+                "discovery.slots",
                 "discovery.token_buckets",
+                "discovery.values",
+                "gossip",
                 "tls.identity",
             }
         ),

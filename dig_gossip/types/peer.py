@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import attrs
 from chia_rs.sized_bytes import bytes32
+
+from dig_gossip.types.ip import is_canonical_ipv4, packed_ip
 
 if TYPE_CHECKING:
     from dig_gossip.types.reputation import PeerReputation
@@ -61,6 +64,8 @@ def canonical_host(host: str) -> str:
     IPv4-mapped IPv6 becomes IPv4 and a scope is dropped, so that two spellings of one address
     never count as two. Source: behaviour CON-103-X.
     """
+    if is_canonical_ipv4(host):
+        return host
     text = host.strip().removeprefix("[").removesuffix("]")
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -134,8 +139,42 @@ class PeerAddress:
         ip = self.ip
         return ip is not None and ip.is_loopback
 
+    def get_group(self) -> bytes:
+        """The network that the address counts to: what one operator can own many of.
+
+        :returns: 2 octets for IPv4, 4 for IPv6, 4 bytes of the SHA-256 of a name.
+        Divergence: no family tag (ADR-001). The length tells IPv4 from the rest, and whoever
+        finds a name whose hash equals an IPv6 group has only put two of its own into one.
+        Source: behaviour ADR-001, API-007; wire §17.1.
+        """
+        return group_and_key(self, packed_ip(self.host))[0]
+
+    def get_key(self) -> bytes:
+        """The bytes that stand for the address: 6 for IPv4, 18 for IPv6, 34 for a name.
+
+        Source: behaviour ADR-001, API-007; wire §17.1.
+        """
+        return group_and_key(self, packed_ip(self.host))[1]
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_COMPATIBLE = bytes(12)
+
+
+def group_and_key(address: PeerAddress, packed: bytes | None) -> tuple[bytes, bytes]:
+    """Both at once.
+
+    :param packed: what :func:`~dig_gossip.types.ip.packed_ip` makes of the host.
+    """
+    port = address.port.to_bytes(2, "big")
+    if packed is None:
+        digest = hashlib.sha256(address.host.encode("utf-8", "surrogatepass")).digest()
+        return digest[:4], digest + port
+    if packed[:12] == _COMPATIBLE:
+        packed = packed[12:]
+    return packed[: 2 if len(packed) == 4 else 4], packed + port
 
 
 AddressLike: TypeAlias = PeerAddress | str | tuple[str, int]
