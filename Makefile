@@ -67,3 +67,8 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard dig_gossip/*/*.c)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+# Kill a thousand processes while they save an address book.
+.PHONY: kill-saves
+kill-saves: $(STAMP)
+	$(BIN)/python -m tests.discovery.kill_saves 1000

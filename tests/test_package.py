@@ -33,6 +33,11 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "connection",
                 "discovery.address_manager",
+                "discovery.as_table",
+                "discovery.asmap",
+                "discovery.book_bytes",
+                "discovery.chia_peers",
+                "discovery.interfaces",
                 "discovery.introducer_protocol",
                 "discovery.introducer_registry",
                 "discovery.introducer_store",

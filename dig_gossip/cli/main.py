@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dig_gossip._version import __version__
+from dig_gossip.cli import addrbook
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--messages", type=_at_least(1), default=50, help="how many with --once (50)"
     )
     localnet.set_defaults(run=_localnet)
+    addrbook.add_verb(verbs)
     return parser
 
 
