@@ -72,3 +72,11 @@ class BenchmarksTests(SynchronousTestCase):
     def test_plumtree_gives_a_verdict(self) -> None:
         """The tree is compared with a flood on the same overlay.  design §6"""
         self.assert_verdicts(_smoke_run("plumtree.py"), 1)
+
+    def test_address_manager_measures_pauses(self) -> None:
+        """A real reactor ticks while a thread saves and loads.  design §6, DSC-002.3"""
+        self.assert_verdicts(_smoke_run("address_manager.py", "--counterparts", "none"), 2)
+
+    def test_eclipse_gives_a_verdict_for_each_counterpart(self) -> None:
+        """Two counterparts, from books that were really poisoned.  design §6"""
+        self.assert_verdicts(_smoke_run("eclipse.py", "--attacker", "5000"), 2)
