@@ -1,7 +1,8 @@
 """chia-blockchain's ``AddressManager`` at the workload of ``address_manager.py``.
 
 Imports chia-blockchain and the standard library only; run it by path, with the Python that
-``tests.interop.environment`` makes. Reads rows as JSON from standard input, writes seconds as JSON.
+``tests.interop.environment`` makes. Reads rows as JSON from standard input, writes seconds of the
+processor as JSON.
 Its coroutines are driven to the end of the work in one event loop, without anything else in it.
 """
 
@@ -13,7 +14,7 @@ import asyncio
 import io
 import json
 import sys
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from chia.server.address_manager import AddressManager
@@ -31,20 +32,20 @@ async def measure(work: dict[str, Any]) -> dict[str, float]:
         )
         for batch in work["batches"]
     ]
-    began = perf_counter()
+    began = process_time()
     for source, rows in batches:
         await manager.add_to_new_table(rows, source, 0)
-    added = perf_counter()
+    added = process_time()
     for host in work["good"]:
         await manager.mark_good(PeerInfo(host, uint16(8444)))
-    marked = perf_counter()
+    marked = process_time()
     for _ in range(work["selections"]):
         await manager.select_peer()
-    selected = perf_counter()
+    selected = process_time()
     data = manager.serialize_bytes()
-    saved = perf_counter()
+    saved = process_time()
     AddressManager.deserialize_bytes(io.BytesIO(data))
-    loaded = perf_counter()
+    loaded = process_time()
     return {
         "add": added - began,
         "mark_good": marked - added,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dig_gossip._version import __version__
 from dig_gossip.discovery.introducer_server import IntroducerServer
+from dig_gossip.discovery.values import ExtendedPeerInfo
 from dig_gossip.errors import (
     AddressManagerStore,
     AlreadyStarted,
@@ -104,6 +105,7 @@ __all__ = [
     "VettedPeer",
     # peers
     "Bytes32",
+    "ExtendedPeerInfo",
     "NodeType",
     "PeerAddress",
     "PeerConnection",
