@@ -83,6 +83,7 @@ _REPLACEMENT: Final = 4 * HOUR
 _TEST_SECS: Final = 60
 _TEST_WINDOW: Final = 40 * 60
 _STALE_AGE: Final = 14 * DAY
+_LOW: Final = 2**32 - 1
 _WORD: Final = 2.0**32
 
 
@@ -319,23 +320,29 @@ class AddressManager:
         Cost: O(1) usually, 10 000 draws at most.
         Source: behaviour ADR-010.
         """
-        words, new, tried = self._words, self._new, self._tried
-        if new_only or not len(tried):
-            table = new
-        elif not len(new):
-            table = tried
+        next_word = self._words.next
+        new, tried = self._new.lying, self._tried.lying
+        if new_only or not tried:
+            lying = new
+        elif not new:
+            lying = tried
         else:
-            table = new if words.next() & 1 else tried
-        if not len(table):
+            lying = new if next_word() & 1 else tried
+        if not lying:
             return None
+        count = len(lying)
         now = int(self._unix())
+        is_excluded = self._is_excluded
         factor = 1.0
         last: ExtendedPeerInfo | None = None
         for _ in range(MAX_SELECTION_DRAWS):
-            info = table.draw(words.next()).info
-            if self._is_excluded is None or not self._is_excluded(info.address):
+            word = next_word()  # half of it draws the slot, half of it the lot
+            info = lying[(word & _LOW) * count >> 32].info
+            if is_excluded is None or not is_excluded(info.address):
+                if not info.last_try:
+                    return info
                 chance = factor * info.selection_chance(now)
-                if chance >= 1.0 or words.next() < chance * _WORD:
+                if chance >= 1.0 or (word >> 32) < chance * _WORD:
                     return info
                 last = info
             factor *= 1.2
@@ -357,7 +364,7 @@ class AddressManager:
             if len(sample) >= wanted:
                 break
             rest = len(nodes) - count
-            index = self._words.next() * rest >> 32
+            index = self._words.below(rest)
             info = nodes[index].info
             nodes[index] = nodes[rest - 1]
             if info.is_terrible(now):
@@ -405,7 +412,7 @@ class AddressManager:
         """
         if not self._collisions:
             return None
-        address = self._collisions[self._words.next() * len(self._collisions) >> 32]
+        address = self._collisions[self._words.below(len(self._collisions))]
         occupant = self._tried.get(self._tried_slot(address))
         return None if occupant is None else occupant.info
 

@@ -6,6 +6,7 @@ Source: behaviour ADR-002, wire §17.2; Bitcoin Core ``addrman``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from random import Random
 from struct import Struct
@@ -21,7 +22,7 @@ TRIED_SLOTS: Final = TRIED_BUCKET_COUNT * BUCKET_SIZE
 
 KEY_BYTES: Final = 32
 
-_WORDS = Struct("<256I")
+_WORDS = Struct("<128Q")
 
 Node = TypeVar("Node")
 
@@ -75,12 +76,15 @@ class SlotTable(Generic[Node]):
     """Who lies where, with a list of the used slots so that drawing one needs no search.
 
     Bounded: ``size`` slots. Cost: O(1) for everything.
+
+    :ivar lying: who lies in each used slot, in the order of :meth:`used`; to be read only.
     """
 
     def __init__(self, size: int) -> None:
         self._nodes: list[Node | None] = [None] * size
-        self._used: list[int] = []
         self._place = [0] * size
+        self._used: list[int] = []
+        self.lying: list[Node] = []
 
     def __len__(self) -> int:
         """How many slots are used."""
@@ -97,45 +101,40 @@ class SlotTable(Generic[Node]):
         self._nodes[slot] = node
         self._place[slot] = len(self._used)
         self._used.append(slot)
+        self.lying.append(node)
 
     def clear(self, slot: int) -> None:
         """Empty a slot that is used."""
         if self._nodes[slot] is None:
             raise ValueError(f"slot {slot} is free")
         self._nodes[slot] = None
-        place, last = self._place[slot], self._used.pop()
+        place, last, node = self._place[slot], self._used.pop(), self.lying.pop()
         if last != slot:
             self._used[place] = last
+            self.lying[place] = node
             self._place[last] = place
 
     def used(self) -> list[int]:
         """The used slots, in no particular order."""
         return list(self._used)
 
-    def draw(self, word: int) -> Node:
-        """A used slot's node, each with the same chance.
-
-        :param word: 32 random bits. The table must not be empty.
-        """
-        node = self._nodes[self._used[word * len(self._used) >> 32]]
-        if node is None:  # pragma: no cover - put and clear keep both lists in step
-            raise RuntimeError("a used slot is empty")
-        return node
-
 
 class RandomWords:
-    """Random numbers of 32 bits, fetched 256 at a time: a system call each would cost more than
+    """Random numbers of 64 bits, fetched 128 at a time: a system call each would cost more than
     everything else in a selection.
 
-    Bounded: 256 numbers.
+    Bounded: 128 numbers.
     """
 
     def __init__(self, rng: Random) -> None:
-        self._rng = rng
-        self._words: list[int] = []
+        #: The next number, 0 to 2**64 - 1. The method of a generator: no call costs less.
+        self.next: Callable[[], int] = _endless(rng).__next__
 
-    def next(self) -> int:
-        """The next number, 0 to 2**32 - 1."""
-        if not self._words:
-            self._words = list(_WORDS.unpack(self._rng.randbytes(_WORDS.size)))
-        return self._words.pop()
+    def below(self, limit: int) -> int:
+        """A number from 0 to ``limit - 1``; ``limit`` is at most 2**32."""
+        return self.next() * limit >> 64
+
+
+def _endless(rng: Random) -> Iterator[int]:
+    while True:
+        yield from _WORDS.unpack(rng.randbytes(_WORDS.size))

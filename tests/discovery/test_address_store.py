@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -94,6 +95,19 @@ class SavingTests(StoreCase):
             self.assertIsNone(self.store.load())
             self.assertEqual(self.load_manager().size(), 0)
         self.assertEqual((list(logs), self.names()), ([], ["peers.dat"]))
+
+    def test_collector_is_as_it_was(self) -> None:
+        """Loading turns it off for a moment, also when it fails.  DSC-002.3"""
+        self.addCleanup(gc.enable)
+        self.write(b"")
+        for is_on in (True, False):
+            (gc.enable if is_on else gc.disable)()
+            self.load_manager()
+            self.assertEqual(gc.isenabled(), is_on)
+        gc.enable()
+        with mock.patch.object(self.store, "load", side_effect=Io("broken disk")):
+            self.assertRaises(Io, self.load_manager)
+        self.assertTrue(gc.isenabled())
 
     def test_failed_save_keeps_the_old_file(self) -> None:
         """A full disk costs the new book only.  DSC-002.3"""
