@@ -6,11 +6,15 @@ import socket
 from typing import Any, cast
 from unittest import skipUnless
 
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from dig_gossip import GossipConfig, GossipService
-from dig_gossip.constants import UNSENT_MAX_BYTES
+from dig_gossip import GossipConfig, GossipService, Message, PeerNotConnected, PeerOptions
+from dig_gossip.constants import MAX_QUEUED_BYTES, UNSENT_MAX_BYTES
 from dig_gossip.testing.certificates import throwaway_identity
+from dig_gossip.testing.hostile import HostilePeer
+from dig_gossip.wire.opcodes import ChiaMessageType
 
 
 class SocketTests(TestCase):
@@ -52,3 +56,52 @@ class SocketTests(TestCase):
             self.assertEqual(await guest.handle.connect_to((host, port)), both.peer_id)
         hosts = {connection.address.host for connection in await both.handle.connected_peers()}
         self.assertEqual(hosts, {"127.0.0.1", "::1"})
+
+    async def test_a_peer_that_stops_reading_is_given_up(self) -> None:
+        """Both kernels' buffers fill, then ours, which has an end; then it goes.  BP-101-X"""
+        config = GossipConfig(
+            listen_addr="127.0.0.1:0",
+            peers_file_path=None,
+            peer_options=PeerOptions(enforce_rate_limits=False),
+        )
+        service = GossipService(config, identity=throwaway_identity())
+        handle = await service.start()
+        self.addCleanup(service.stop)
+        peer = HostilePeer(cast(Any, _RealNetwork()))
+        peer.join(service.listen_address)
+        self.addCleanup(peer.drop)
+        while not peer.messages:  # its handshake is answered
+            await self.turn()
+        peer.stop_reading()
+        session = service.node.peers.get(peer.peer_id)
+        message = Message(ChiaMessageType.RESPOND_BLOCKS, None, bytes(1_000_000))
+        most = 0
+        for _ in range(200):
+            try:
+                await handle.send_to(peer.peer_id, message)
+            except PeerNotConnected:
+                break
+            most = max(most, session.lanes.bytes)
+            await self.turn()
+        self.assertTrue(session.has_ended, "a peer that does not read has kept its session")
+        self.assertGreater(most, MAX_QUEUED_BYTES - 2 * len(message))
+        self.assertLessEqual(most, MAX_QUEUED_BYTES)
+        self.assertEqual(session.lanes.bytes, 0)
+        stats = await handle.stats()
+        self.assertEqual(stats.extra["removed.stalled"], 1)
+        self.assertEqual(stats.extra["penalty.connection_issue"], 1)
+
+    def turn(self) -> Deferred[None]:
+        """Let the reactor do what is due."""
+        from twisted.internet import reactor
+
+        return deferLater(cast(Any, reactor), 0)
+
+
+class _RealNetwork:
+    """Lets a hostile peer use real sockets."""
+
+    def reactor(self, host: str | None) -> Any:  # Any: all interfaces
+        from twisted.internet import reactor
+
+        return reactor
