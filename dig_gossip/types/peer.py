@@ -76,6 +76,21 @@ def canonical_host(host: str) -> str:
     return str(address)
 
 
+def host_prefix(host: str) -> str:
+    """What one customer has of the address space: an IPv4 address, an IPv6 /64; a name as it is.
+
+    Limits that count by source count by this.
+    """
+    canonical = canonical_host(host)
+    try:
+        ip = ipaddress.ip_address(canonical)
+    except ValueError:
+        return canonical
+    if ip.version == 4:
+        return canonical
+    return str(ipaddress.ip_network((ip, 64), strict=False))
+
+
 @attrs.frozen(order=True)
 class PeerAddress:
     """A host (IP literal or name, canonical) and a TCP port, 0..65535."""
