@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "discovery.token_buckets",
                 "discovery.values",
                 "gossip",
+                "relay",
                 "tls.identity",
             }
         ),
@@ -59,21 +60,33 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.fast_frames",
                 "connection.fast_tls",
                 "connection.listener",
+                "connection.observer",
                 "connection.opening",
                 "connection.peers",
                 "connection.session",
+                "connection.stack",
                 "connection.totals",
+                "connection.tunneled",
                 "connection.visit",
                 "connection.websocket",
                 "connection.writer",
                 "discovery",
+                "relay.client",
+                "relay.hub",
+                "relay.puncher",
+                "relay.server",
+                "relay.transport",
+                "relay.websocket",
                 "tls",
                 "util",
             }
         ),
     ),
     ("service", frozenset({"service"})),
-    ("programs", frozenset({"", "cli", "config_file", "introducer_tap", "tap", "testing"})),
+    (
+        "programs",
+        frozenset({"", "cli", "config_file", "introducer_tap", "relay_tap", "tap", "testing"}),
+    ),
 )
 PURE = frozenset({"values", "wire", "engines"})
 

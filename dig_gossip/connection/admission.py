@@ -5,6 +5,8 @@ The shell fills in the facts, and acts on the answer within the same reactor tur
 
 from __future__ import annotations
 
+from collections import Counter
+
 import attrs
 
 from dig_gossip.connection.peer_table import Refused, Resolution, Slot, Supersedes
@@ -178,3 +180,39 @@ def refuse_session(facts: SessionFacts) -> GossipError | None:
     if adds_inbound and facts.inbound_sessions >= facts.max_inbound:
         return MaxConnectionsReached(facts.max_inbound)
     return None
+
+
+def outbound_tunnels(target: int) -> int:
+    """How many of the outbound sessions may be relayed (DIV-102-X)."""
+    return max(0, target - max(target // 4, 1))
+
+
+def inbound_tunnels(max_connections: int) -> int:
+    """How many relayed sessions others may open (DIV-102-X)."""
+    return max(0, max_connections - max(max_connections // 4, 1))
+
+
+class HostCounts:
+    """How many connections and sessions each host has; hosts that cannot be known do not count.
+
+    Bounded by the connections themselves.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def __getitem__(self, host: str) -> int:
+        return self._counts[host]
+
+    def take(self, host: str | None) -> None:
+        """One more."""
+        if host is not None:
+            self._counts[host] += 1
+
+    def release(self, host: str | None) -> None:
+        """One less."""
+        if host is None:
+            return
+        self._counts[host] -= 1
+        if self._counts[host] <= 0:
+            del self._counts[host]

@@ -6,21 +6,18 @@ Source: behaviour CON-001, CON-102-X, CON-104-X.
 from __future__ import annotations
 
 import random
-from typing import Any, cast
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.backoff import DialBackoff
 from dig_gossip.connection.endpoints import client_endpoint
-from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.session import Session
-from dig_gossip.connection.websocket import OpenTransports, PeerClientFactory
+from dig_gossip.connection.stack import PeerStack
 from dig_gossip.constants import TCP_CONNECT_TIMEOUT_SECS
 from dig_gossip.errors import (
     ChannelClosed,
@@ -29,7 +26,6 @@ from dig_gossip.errors import (
     GossipError,
     SelfConnection,
 )
-from dig_gossip.tls.context import PeerTLS
 from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.deferreds import Observers, handled
@@ -55,16 +51,14 @@ class Dialer:
     def __init__(
         self,
         peers: Peers,
-        tls: PeerTLS,
+        stack: PeerStack,
         clock: Clock,
         rng: random.Random,
-        transports: OpenTransports,
     ) -> None:
         self.backoff = DialBackoff(now=clock.monotonic, rng=rng)
         self._peers = peers
-        self._tls = tls
+        self._stack = stack
         self._clock = clock
-        self._websockets = PeerClientFactory(clock, transports)
         self._dials: dict[PeerAddress, _Dial] = {}
 
     @property
@@ -101,17 +95,16 @@ class Dialer:
             self._drop(address)
 
     def _start(self, dial: _Dial, expected_id: PeerId | None) -> None:
-        opening = self._peers.dialing(dial.address, lambda end: self._ended(dial, end), expected_id)
+        opening = self._peers.begin(
+            dial.address, lambda end: self._ended(dial, end), expected_id, is_outbound=True
+        )
         dial.opening = opening
-        factory = _OneConnection(self._websockets, opening)
-        tls = FastTLSFactory(self._tls, True, factory, clock=cast(Any, self._clock.reactor))
-        tls.noisy = False
         dial.connecting = client_endpoint(
             self._clock.reactor,
             dial.address,
             timeout=TCP_CONNECT_TIMEOUT_SECS,
             listening=self._peers.bound,
-        ).connect(tls)
+        ).connect(self._stack.factory(opening))
         handled(
             dial.connecting.addCallbacks(
                 lambda _protocol: None, self._not_connected, (), {}, (opening,)
@@ -143,18 +136,3 @@ class Dialer:
         dial = self._dials.get(address)
         if dial is not None and dial.opening is not None:
             dial.opening.fail(ChannelClosed("the dial was cancelled"))
-
-
-class _OneConnection(Factory):
-    """Builds the protocol of one dial."""
-
-    noisy = False
-
-    def __init__(self, websockets: PeerClientFactory, opening: Opening) -> None:
-        self._websockets = websockets
-        self._opening = opening
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:  # Any: Autobahn has no types
-        protocol = self._websockets.make(self._opening.address, self._opening)
-        self._opening.attach(protocol)
-        return protocol

@@ -300,6 +300,27 @@ class Lanes:
         piece.written = waiting.frame.written
         return piece
 
+    def surrender(self) -> list[OutboundFrame]:
+        """Give up everything of which nothing was sent yet, in the order of the lanes.
+
+        What is being cut stays: its pieces are of use only to whoever got the first one.
+        """
+        self.release()
+        given: list[OutboundFrame] = []
+        for lane, held in zip(self._lanes, self._held, strict=True):
+            for queue in (*held.values(), lane):
+                kept = deque(waiting for waiting in queue if waiting.piece is not None)
+                for waiting in queue:
+                    if waiting.piece is None:
+                        given.append(waiting.frame)
+                        self.bytes -= waiting.frame.size
+                        self._answer_bytes -= waiting.frame.size * waiting.is_reply
+                queue.clear()
+                queue.extend(kept)
+            for opcode in [opcode for opcode, queue in held.items() if not queue]:
+                del held[opcode]
+        return given
+
     def clear(self) -> None:
         """Forget everything; the session is over."""
         for queue, held in zip(self._lanes, self._held, strict=True):

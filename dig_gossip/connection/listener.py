@@ -8,12 +8,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.tcp import makeBinding
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.fast_tls import FastTLSFactory
@@ -55,6 +57,8 @@ class Gate(Factory):
         *,
         is_mixed: bool = False,
     ) -> None:
+        #: who may take a connection for another purpose than to accept a peer
+        self.take: Callable[[PeerAddress], Any] = _nobody  # Any: a factory, or None
         self._host = host
         self._is_mixed = is_mixed
         self._inner = _Inner(PeerServerFactory(clock, transports))
@@ -64,7 +68,11 @@ class Gate(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol | None:
         host = cast(Any, addr)
-        opening = self._host.accept(PeerAddress(host.host, host.port))
+        source = PeerAddress(host.host, host.port)
+        taken = self.take(source)
+        if taken is not None:
+            return cast(TwistedProtocol, taken.buildProtocol(addr))
+        opening = self._host.accept(source)
         if opening is None:
             return None
         if self._is_mixed:
@@ -102,6 +110,10 @@ class _FirstByte(TwistedProtocol):
         self._opening.lost(reason)
 
 
+def _nobody(_source: PeerAddress) -> None:
+    """Every connection is a peer's that dialed us."""
+
+
 class _Inner(Factory):
     """Hands the opening of the connection at hand to its protocol."""
 
@@ -125,6 +137,9 @@ class Listener:
 
     :param tls: None for plain WebSocket.
     :param is_mixed: take plain WebSocket as well, on the same port.
+    :param shares_port: whether connections of ours are to come from the same port, as hole
+        punching needs it.
+    :ivar gate: decides about each connection.
     """
 
     def __init__(
@@ -135,8 +150,10 @@ class Listener:
         transports: OpenTransports,
         *,
         is_mixed: bool = False,
+        shares_port: bool = False,
     ) -> None:
-        self._gate = Gate(host, tls, clock, transports, is_mixed=is_mixed)
+        self.gate = Gate(host, tls, clock, transports, is_mixed=is_mixed)
+        self._shares_port = shares_port
         self._reactor = cast(Any, clock.reactor)  # Any: also IReactorTCP and IReactorSocket
         self._port: IListeningPort | None = None
 
@@ -156,9 +173,7 @@ class Listener:
             if address.host == "::":
                 port = self._listen_dual_stack(address.port)
             else:
-                port = self._reactor.listenTCP(
-                    address.port, self._gate, backlog=_BACKLOG, interface=address.host
-                )
+                port = self._listen(address)
         except OSError as error:  # CannotListenError is none, its cause is
             raise _cannot_bind(address, error) from error
         except Exception as error:
@@ -173,16 +188,30 @@ class Listener:
             return succeed(None)
         return port.stopListening() or succeed(None)
 
+    def _listen(self, address: PeerAddress) -> IListeningPort:
+        if not self._shares_port:
+            port = self._reactor.listenTCP(
+                address.port, self.gate, backlog=_BACKLOG, interface=address.host
+            )
+        else:
+            binding = makeBinding(address.host, address.port, reuseAddress=True, reusePort=True)
+            port = self._reactor.listenTCP(
+                binding, self.gate, backlog=_BACKLOG, interface=address.host
+            )
+        return cast(IListeningPort, port)
+
     def _listen_dual_stack(self, port: int) -> IListeningPort:
         # Twisted leaves IPV6_V6ONLY to the system's default; we want IPv4 on the same socket.
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as listening:
             listening.setblocking(False)
             if os.name == "posix":
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if self._shares_port:
+                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listening.bind((str(ipaddress.IPv6Address(0)), port))
             listening.listen(_BACKLOG)
-            adopted = self._reactor.adoptStreamPort(listening.fileno(), socket.AF_INET6, self._gate)
+            adopted = self._reactor.adoptStreamPort(listening.fileno(), socket.AF_INET6, self.gate)
         return cast(IListeningPort, adopted)
 
 

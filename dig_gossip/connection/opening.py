@@ -20,7 +20,7 @@ from dig_gossip.connection import handshake
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.websocket import TEXT_CLOSE, PeerWebSocket, Receiver
 from dig_gossip.errors import ClientError, ClientErrorKind, GossipError
-from dig_gossip.types.peer import PeerAddress, PeerId
+from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.sanitize import sanitize_text
 from dig_gossip.wire.frames import OutboundFrame
@@ -65,11 +65,16 @@ class OpeningHost(Protocol):
         """Give back what the opening held; may replace the error by a truer one."""
 
 
+def _nobody_waits(_outcome: Outcome) -> None:
+    """As for most accepted connections."""
+
+
 class Opening:
     """One connection until it is registered.
 
     :param address: what was dialed, or where the connection came from.
-    :param expected_id: who must be at the other end of a pinned dial.
+    :param expected_id: who must be at the other end; None for whoever is there.
+    :param transport: how the connection reaches the peer; ``address`` is a relay's if through one.
     :param timeout: seconds from now to the end of the opening.
     :param ended: called once with the outcome.
     :param node_types: who may be at the other end; by default who may be a session.
@@ -84,14 +89,16 @@ class Opening:
         is_outbound: bool,
         address: PeerAddress,
         timeout: float,
-        ended: Callable[[Outcome], object],
+        ended: Callable[[Outcome], object] | None,
         expected_id: PeerId | None = None,
+        transport: TransportKind = TransportKind.DIRECT,
         node_types: frozenset[int] | None = None,
         is_encrypted: bool = True,
     ) -> None:
         self.is_outbound = is_outbound
         self.is_encrypted = is_encrypted
         self.address = address
+        self.transport = transport
         self.expected_id = expected_id
         self.peer_id: PeerId | None = None
         self.websocket: PeerWebSocket | None = None
@@ -101,10 +108,15 @@ class Opening:
         )
         self._host = host
         self._clock = clock
-        self._ended = ended
+        self._ended = ended or _nobody_waits
         self._is_open = False
         self._finished = False
         self._deadline = clock.call_later(timeout, self._expired)
+
+    @property
+    def host(self) -> str | None:
+        """The peer's host; None behind a relay, whose host is not the peer's."""
+        return None if self.transport is TransportKind.RELAY else self.address.host
 
     def attach(self, websocket: PeerWebSocket) -> None:
         """Say which WebSocket this is about, once TCP is there."""

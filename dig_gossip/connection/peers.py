@@ -18,7 +18,6 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
 
 from twisted.logger import Logger
 
@@ -26,6 +25,7 @@ from dig_gossip.connection import handshake
 from dig_gossip.connection.admission import (
     AcceptFacts,
     DialFacts,
+    HostCounts,
     SessionFacts,
     refuse_accept,
     refuse_dial,
@@ -33,13 +33,12 @@ from dig_gossip.connection.admission import (
 )
 from dig_gossip.connection.eviction import (
     MAX_CONTENDERS,
-    Candidate,
     Evictor,
     Kept,
-    is_local,
     network_group,
 )
 from dig_gossip.connection.handshake import RemoteHandshake
+from dig_gossip.connection.observer import PeersObserver
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peer_table import PeerTable, Refused, Resolution, Supersedes
 from dig_gossip.connection.rate_limit import Verdict
@@ -63,23 +62,12 @@ from dig_gossip.errors import (
 )
 from dig_gossip.tls.identity import Identity
 from dig_gossip.types.config import GossipConfig
-from dig_gossip.types.peer import PeerAddress, PeerId, PlumtreeRole, TransportKind
+from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
 from dig_gossip.types.reputation import PeerReputation, PenaltyReason
 from dig_gossip.util.addresses import is_same_endpoint
 from dig_gossip.util.clock import Clock
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, opcode_name
-
-
-class PeersObserver(Protocol):
-    """Who is told about sessions and their messages: the router."""
-
-    def peer_up(self, session: Session) -> None: ...
-    def peer_down(self, session: Session) -> None: ...
-    def message_received(self, session: Session, message: Message) -> None: ...
-    def rtt_measured(self, session: Session, seconds: float) -> None: ...
-    def dig_tolerated(self, session: Session) -> None: ...
-    def role(self, peer_id: PeerId) -> PlumtreeRole | None: ...
 
 
 class Peers:
@@ -107,8 +95,10 @@ class Peers:
         self._observer: PeersObserver | None = None
         self._openings: dict[Opening, None] = {}
         self._accepting = 0
-        self._hosts: Counter[str] = Counter()
+        self._hosts = HostCounts()
         self._greeted: dict[PeerId, Opening] = {}
+        #: what the table does not hold any more, and what still takes what is under way
+        self._moving: set[Session] = set()
         self._evictor = Evictor(secret=rng.randbytes(32), now=clock.monotonic)
 
     def observe(self, observer: PeersObserver) -> None:
@@ -161,7 +151,7 @@ class Peers:
         total.waited = copy.deepcopy(self.totals.waited)
         total.left = copy.deepcopy(self.totals.left)
         total.unsent = self.totals.unsent.copy()
-        for session in self.table:
+        for session in (*self.table, *self._moving):
             total.fold(session)
         return total
 
@@ -172,9 +162,16 @@ class Peers:
 
     # -- gates
 
-    def accept(self, address: PeerAddress) -> Opening | None:
+    def accept(
+        self,
+        address: PeerAddress,
+        expected_id: PeerId | None = None,
+        ended: Callable[[Outcome], object] | None = None,
+    ) -> Opening | None:
         """Decide about an incoming TCP connection before a byte is spent on it.
 
+        :param expected_id: the only peer that it may be.
+        :param ended: called once with the outcome.
         :returns: the opening that the connection belongs to, or None to close it at once.
         Source: behaviour CON-002.1.
         """
@@ -197,18 +194,16 @@ class Peers:
         if refusal is not None:
             self.counters[f"accept_refused.{refusal}"] += 1
             return None
-        opening = Opening(
-            self,
-            self._clock,
-            is_outbound=False,
-            address=address,
-            timeout=INBOUND_HANDSHAKE_TIMEOUT_SECS,
-            ended=_ignore,
-        )
-        self._openings[opening] = None
-        self._accepting += 1
-        self._hosts[address.host] += 1
-        return opening
+        return self.begin(address, ended, expected_id, is_outbound=False)
+
+    def forget_silent(self, host: str) -> None:
+        """Drop incoming connections over which nobody has identified himself yet.
+
+        :param host: where they come from.
+        """
+        for opening in list(self._openings):
+            if not opening.is_outbound and opening.peer_id is None and opening.host == host:
+                opening.fail(ChannelClosed("its place is needed"))
 
     def check_dial(self, address: PeerAddress, dials: int) -> None:
         """Decide whether an address may be dialed.
@@ -232,23 +227,34 @@ class Peers:
         if error is not None:
             raise error
 
-    def dialing(
+    def begin(
         self,
         address: PeerAddress,
-        ended: Callable[[Outcome], object],
+        ended: Callable[[Outcome], object] | None,
         expected_id: PeerId | None,
+        *,
+        is_outbound: bool,
+        transport: TransportKind = TransportKind.DIRECT,
     ) -> Opening:
-        """Begin a dial that :meth:`check_dial` allowed."""
+        """Begin a connection that :meth:`check_dial`, :meth:`accept` or whoever knows allowed.
+
+        :param ended: called once with the outcome; None if nobody waits for it.
+        """
+        timeout = OUTBOUND_HANDSHAKE_TIMEOUT_SECS if is_outbound else INBOUND_HANDSHAKE_TIMEOUT_SECS
         opening = Opening(
             self,
             self._clock,
-            is_outbound=True,
+            is_outbound=is_outbound,
             address=address,
-            timeout=OUTBOUND_HANDSHAKE_TIMEOUT_SECS,
+            timeout=timeout,
             ended=ended,
             expected_id=expected_id,
+            transport=transport,
         )
         self._openings[opening] = None
+        if not is_outbound:
+            self._accepting += 1
+            self._hosts.take(opening.host)
         return opening
 
     # -- the host of openings
@@ -312,11 +318,15 @@ class Peers:
                 if self._config.peer_options.enforce_rate_limits
                 else None
             ),
+            transport=opening.transport,
         )
         old = resolution.old if isinstance(resolution, Supersedes) else None
         self.table.insert(session)
-        self._hosts[session.address.host] += 1
-        if old is not None:
+        self._hosts.take(session.host)
+        if old is not None and old.transport is TransportKind.RELAY and old.is_live:
+            self._moving.add(old)
+            old.move_to(session)
+        elif old is not None:
             self._discard(old, RemovalReason.SUPERSEDED)
         self.totals.admitted += 1
         websocket.receiver = session
@@ -344,7 +354,7 @@ class Peers:
             own_id=self.own_id,
             peer_id=peer_id,
             is_outbound=opening.is_outbound,
-            transport=TransportKind.DIRECT,
+            transport=opening.transport,
             greeted=greeted,
         )
         if opening.is_outbound and self._greeted.get(peer_id, opening) is not opening:
@@ -354,7 +364,7 @@ class Peers:
                 peer_id=peer_id,
                 is_own_id=peer_id == self.own_id,
                 is_banned=self.reputations.is_banned(peer_id)
-                or self.reputations.is_host_banned(opening.address.host),
+                or (opening.host is not None and self.reputations.is_host_banned(opening.host)),
                 resolution=resolution,
                 expected_id=opening.expected_id,
                 is_outbound=opening.is_outbound,
@@ -371,16 +381,7 @@ class Peers:
     def _make_room(self, host: str) -> bool:
         """Evict an inbound peer for a newcomer, if there is one that nobody would miss."""
         candidates = [
-            Candidate(
-                key=session,
-                group=network_group(session.address.host),
-                is_local=is_local(session.address.host),
-                opened_at=session.opened_at,
-                score=self.reputation(session.peer_id).score,
-                last_transaction=session.last_transaction,
-                last_message=session.last_news,
-                has_request=session.has_requests,
-            )
+            session.contender(self.reputation(session.peer_id).score)
             for session in self.table
             if not session.is_outbound
         ]
@@ -409,7 +410,7 @@ class Peers:
             del self._greeted[opening.peer_id]
         if not opening.is_outbound:
             self._accepting -= 1
-            self._release_host(opening.address.host)
+            self._hosts.release(opening.host)
         if not isinstance(outcome, GossipError):
             return None
         error = outcome
@@ -435,7 +436,7 @@ class Peers:
             error.kind is ClientErrorKind.MISSING_HANDSHAKE
         )
         if stranger and opening.peer_id is not None and not opening.is_outbound:
-            self._charge(opening.peer_id, PenaltyReason.PROTOCOL_VIOLATION, opening.address.host)
+            self._charge(opening.peer_id, PenaltyReason.PROTOCOL_VIOLATION, opening.host)
         return error
 
     # -- the owner of sessions
@@ -488,6 +489,9 @@ class Peers:
         """
         if self.table.remove(session):
             self._discard(session, reason)
+        elif session in self._moving:
+            self._moving.remove(session)
+            self._close(session, reason)
 
     def _discard(self, session: Session, reason: RemovalReason) -> None:
         # The table no longer holds the session. The rest in the order of CON-115-X.
@@ -495,6 +499,11 @@ class Peers:
         session.end(ChannelClosed() if shutdown else PeerNotConnected(session.peer_id))
         assert self._observer is not None
         self._observer.peer_down(session)
+        self._close(session, reason)
+
+    def _close(self, session: Session, reason: RemovalReason) -> None:
+        """Undo what a session took; engines and pending requests know of it already."""
+        session.end(PeerNotConnected(session.peer_id))
         self.totals.fold(session)
         self.counters[f"removed.{reason.value}"] += 1
         self._log.debug(
@@ -508,7 +517,7 @@ class Peers:
             session.abort()
         else:
             session.close(_CLOSE_CODES.get(reason, 1000))  # nothing, if it closes already
-        self._release_host(session.address.host)
+        self._hosts.release(session.host)
 
     # -- what the operator and the protocol do to peers
 
@@ -525,12 +534,12 @@ class Peers:
         Source: behaviour CON-007, CON-007.2 (all within this turn).
         """
         session = self.table.get(peer_id)
-        self._charge(peer_id, reason, None if session is None else session.address.host)
+        self._charge(peer_id, reason, None if session is None else session.host)
 
     def ban(self, peer_id: PeerId, reason: PenaltyReason | None = None) -> None:
         """Ban a peer and the address it uses, whatever its points."""
         session = self.table.get(peer_id)
-        host = None if session is None else session.address.host
+        host = None if session is None else session.host
         self.reputations.ban(peer_id, host, reason)
         self._drop_banned(host)
 
@@ -549,7 +558,7 @@ class Peers:
         self.running = False
         for opening in list(self._openings):
             opening.fail(ChannelClosed())
-        for session in self.table:
+        for session in (*self.table, *self._moving):
             self.session_ended(session, RemovalReason.SHUTDOWN)
 
     def _charge(self, peer_id: PeerId, reason: PenaltyReason, host: str | None) -> None:
@@ -569,22 +578,15 @@ class Peers:
     def _drop_banned(self, host: str | None) -> None:
         for session in self.table:
             if self.reputations.is_banned(session.peer_id) or (
-                host is not None and self.reputations.is_host_banned(session.address.host)
+                host is not None
+                and session.host is not None
+                and self.reputations.is_host_banned(session.host)
             ):
                 self.session_ended(session, RemovalReason.BANNED)
 
     def _is_own(self, address: PeerAddress) -> bool:
         own = [self._config.listen_addr, self.bound, self._config.external_addr]
         return any(bound is not None and is_same_endpoint(address, bound) for bound in own)
-
-    def _release_host(self, host: str) -> None:
-        self._hosts[host] -= 1
-        if self._hosts[host] <= 0:
-            del self._hosts[host]
-
-
-def _ignore(_outcome: Outcome) -> None:
-    """An accepted connection has nobody waiting for it."""
 
 
 #: A close frame would wait for ever.

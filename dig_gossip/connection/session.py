@@ -11,13 +11,14 @@ import enum
 import math
 import random
 from collections import Counter
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.etiquette import Etiquette
+from dig_gossip.connection.eviction import Candidate, is_local, network_group
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.keepalive import Dead, Keepalive, Probe
 from dig_gossip.connection.lanes import Lanes, Offer
@@ -51,6 +52,9 @@ from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig, opcode_name
 
+#: How long a session that has a successor still takes what is under way.
+MOVE_SECS: Final = 5.0
+
 _ACCEPT = Verdict.ACCEPT
 _CHUNK = int(DigMessageType.MESSAGE_CHUNK)
 
@@ -62,6 +66,7 @@ class RemovalReason(enum.Enum):
     DEAD = "dead"
     BANNED = "banned"
     SUPERSEDED = "superseded"
+    MOVED = "moved"  # to a better way to the same peer
     REAPED = "reaped"
     SHUTDOWN = "shutdown"
     ERROR = "error"
@@ -179,12 +184,18 @@ class Session:
         self.heard = self.keepalive.heard
         self._judged = 0  # opcode of the last message that was large enough to be asked about
         self._pulse: Timer | None = None
+        self._successor: Session | None = None
         self._ended = False
 
     def start(self) -> None:
         """Begin the keepalive; the session is in the table."""
         self._writer.on_overflow(self._overflowed)
         self._pulse = self._clock.call_later(self.keepalive.first_delay(), self._tick)
+
+    @property
+    def host(self) -> str | None:
+        """The peer's host; None behind a relay, whose host is not the peer's."""
+        return None if self.transport is TransportKind.RELAY else self.address.host
 
     # -- sending
 
@@ -324,10 +335,33 @@ class Session:
         self._ended = True
         if self._pulse is not None:
             self._pulse.cancel()
+        if self._successor is not None:
+            return  # whose requests these are now
         for waiter in self._requests.drain():
             if waiter.timer is not None:
                 waiter.timer.cancel()
             waiter.deferred.errback(error)
+
+    def move_to(self, successor: Session) -> None:
+        """Let another session with the same peer go on where this one stops.
+
+        What waits leaves through ``successor``, and pending requests are answered there; what is
+        under way to us is still taken, for :data:`MOVE_SECS`, after which this session closes.
+        The peer does the same, so nothing is lost, and nothing is sent twice.
+
+        Source: behaviour RLY-007.2.
+        """
+        self._successor = successor
+        successor._requests = self._requests  # at both ends, so that their ids remain apart
+        self.send = successor.send  # type: ignore[method-assign]  # the hot path has no if for it
+        for frame in self._writer.lanes.surrender():
+            successor.send(frame, is_reply=True)  # it was taken once: it is not dropped now
+        if self._pulse is not None:
+            self._pulse.cancel()
+        self._pulse = self._clock.call_later(MOVE_SECS, self._moved)
+
+    def _moved(self) -> None:
+        self._owner.session_ended(self, RemovalReason.MOVED)
 
     # -- receiving: the websocket's Receiver
 
@@ -431,6 +465,19 @@ class Session:
         """The certificate was read before the session began."""
 
     # -- inside
+
+    def contender(self, score: float) -> Candidate[Session]:
+        """What speaks for keeping this session when somebody has to leave."""
+        return Candidate(
+            key=self,
+            group=network_group(self.address.host),
+            is_local=is_local(self.address.host),
+            opened_at=self.opened_at,
+            score=score,
+            last_transaction=self.last_transaction,
+            last_message=self.last_news,
+            has_request=self.has_requests,
+        )
 
     def snapshot(self, reputation: PeerReputation, role: PlumtreeRole | None) -> PeerConnection:
         """Describe the session as it is now."""

@@ -180,6 +180,10 @@ class GossipHandle:
                 for what, waits in (("queue", totals.waited), ("wire", totals.left)):
                     wait = waits[lane].percentile(share / 100)
                     extra[f"{what}_us_p{share}.{name}"] = round(wait * 1e6)
+        relay = None
+        if node.relaying is not None:
+            relay = node.relaying.stats()
+            extra.update(node.relaying.counters())
         outbound = node.peers.table.outbound_count
         return GossipStats(
             total_connections=totals.admitted,
@@ -191,14 +195,16 @@ class GossipHandle:
             bytes_sent=totals.bytes_sent,
             bytes_received=totals.bytes_received,
             seen_messages=node.router.plumtree.seen_count,
+            relay_connected=relay is not None,
+            relay_peer_count=0 if relay is None else relay.relay_peer_count,
             extra=extra,
         )
 
     @_method
     async def relay_stats(self) -> RelayStats | None:
         """The relay session's counters; None while there is none."""
-        _ = self._node
-        return None
+        relaying = self._node.relaying
+        return None if relaying is None else relaying.stats()
 
     # -- inbound messages
 

@@ -20,6 +20,7 @@ from dig_gossip.connection.ban_file import BanFile
 from dig_gossip.connection.dialer import Dialer
 from dig_gossip.connection.listener import Listener
 from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.stack import PeerStack
 from dig_gossip.connection.visit import Visits
 from dig_gossip.connection.websocket import OpenTransports
 from dig_gossip.constants import CLEANUP_INTERVAL_SECS, SHUTDOWN_TIMEOUT_SECS
@@ -27,6 +28,7 @@ from dig_gossip.discovery.bootstrap import BootstrapDialer
 from dig_gossip.discovery.introducer_client import IntroducerClient
 from dig_gossip.errors import AlreadyStarted, InvalidConfig, ServiceNotStarted
 from dig_gossip.service.gossip_handle import GossipHandle
+from dig_gossip.service.relaying import Relaying
 from dig_gossip.service.router import Router
 from dig_gossip.service.subscriptions import Subscriptions
 from dig_gossip.tls.context import PeerTLS
@@ -213,9 +215,29 @@ class Node:
         self.subscriptions = Subscriptions(self.peers)
         self.router = Router(config, self.peers, self.clock, rng, self.subscriptions)
         self.peers.observe(self.router)
-        self.listener = Listener(self.peers, tls, self.clock, transports)
-        self.dialer = Dialer(self.peers, tls, self.clock, rng, transports)
+        relay = config.used_relay
+        self.listener = Listener(
+            self.peers, tls, self.clock, transports, shares_port=relay is not None
+        )
+        stack = PeerStack(tls, self.clock, transports)
+        self.dialer = Dialer(self.peers, stack, self.clock, rng)
         self.bootstrap = BootstrapDialer(config, self.peers, self.dialer, self.clock)
+        self.relaying: Relaying | None = None
+        if relay is not None:
+            self.relaying = Relaying(
+                config,
+                relay,
+                self.peers,
+                self.dialer,
+                stack,
+                self.clock,
+                rng,
+                transports,
+                learned=lambda _addresses, _source: None,
+                unvouched=self.router.unvouched,
+            )
+            self.router.watchers.append(self.relaying)
+            self.listener.gate.take = self.relaying.take
         self.tasks = Tasks(self.clock)
         self.introducer = self._introducer(config, tls, rng)
 
@@ -258,6 +280,8 @@ class Node:
             raise
         self.tasks.every("cleanup", CLEANUP_INTERVAL_SECS, self._clean_up)
         self.bootstrap.start()
+        if self.relaying is not None:
+            self.relaying.start()
         if self.introducer is not None:
             self.introducer.start()
 
@@ -269,6 +293,8 @@ class Node:
         if self.introducer is not None:
             await self._step("introducer", self.introducer.stop)
         await self._step("dials", self.dialer.stop)
+        if self.relaying is not None:
+            await self._step("relay", self.relaying.stop)
         await self._step("sessions", self.peers.shutdown)
         await self._step("bans", self.ban_file.save)
         await self._step("router", self.router.stop)

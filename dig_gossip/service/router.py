@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from inspect import iscoroutine
-from typing import TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -61,6 +61,9 @@ from dig_gossip.wire.opcodes import (
 Judgement: TypeAlias = Verdict | PenaltyReason
 Validator: TypeAlias = Callable[[PeerId, Message], "Judgement | Deferred[Judgement]"]
 
+#: In whose name messages come that nobody vouches for; no key has this hash.
+RELAY_PEER: Final = PeerId(bytes(32))
+
 _PLUMTREE_CONTROL = frozenset(
     {
         DigMessageType.PLUMTREE_LAZY_ANNOUNCE,
@@ -79,8 +82,21 @@ def mode_of(session: Session) -> PeerMode:
     return PeerMode.TREE if session.speaks_plumtree else PeerMode.FLOOD
 
 
+class SessionWatcher(Protocol):
+    """Who else is told when sessions begin and end."""
+
+    def peer_up(self, session: Session) -> None:
+        """A session has begun."""
+
+    def peer_down(self, session: Session) -> None:
+        """A session has ended."""
+
+
 class Router:
-    """Routes messages between sessions, engines and subscriptions."""
+    """Routes messages between sessions, engines and subscriptions.
+
+    :ivar watchers: told of sessions after the engines.
+    """
 
     _log = Logger()
 
@@ -100,6 +116,7 @@ class Router:
             rng=rng,
         )
         self.counters: Counter[str] = Counter()
+        self.watchers: list[SessionWatcher] = []
         self._peers = peers
         self._clock = clock
         limited = config.peer_options.enforce_rate_limits
@@ -160,10 +177,28 @@ class Router:
             session.send(OutboundFrame(Message(ChiaMessageType.REQUEST_PEERS, None, b"")))
         score = self._peers.reputation(session.peer_id).score
         self._guarded(lambda: self.plumtree.peer_up(session.peer_id, mode_of(session), score))
+        for watcher in self.watchers:
+            watcher.peer_up(session)
 
     def peer_down(self, session: Session) -> None:
         """A session has ended."""
         self._guarded(lambda: self.plumtree.peer_down(session.peer_id))
+        for watcher in self.watchers:
+            watcher.peer_down(session)
+
+    def unvouched(self, message: Message) -> None:
+        """Take a message that came through a relay and that nobody vouches for.
+
+        It is delivered like that of a plain Chia session, in the name of nobody: not forwarded,
+        not answered, and nobody is charged for it.  RLY-102-X
+        """
+        routing = routing_class(message.type, message.id is not None)
+        if message.id is not None or routing not in _GOSSIPED:
+            return
+        engine, asks = self.plumtree, message.type in self._validators
+        self._guarded(lambda: engine.peer_up(RELAY_PEER, PeerMode.CHIA))
+        self._guarded(lambda: engine.received(RELAY_PEER, message, asks))
+        self._guarded(lambda: engine.peer_down(RELAY_PEER))
 
     def dig_tolerated(self, session: Session) -> None:
         """A plain session turns out to know DIG opcodes."""
@@ -290,7 +325,9 @@ class Router:
         handled(answer.addBoth(done))
 
     def _judged(self, judgement: Judgement, effect: Validate) -> None:
-        if isinstance(judgement, PenaltyReason):
+        if effect.peer == RELAY_PEER:
+            judgement = Verdict.REJECT if isinstance(judgement, PenaltyReason) else judgement
+        elif isinstance(judgement, PenaltyReason):
             self._peers.penalize(effect.peer, judgement)
             judgement = Verdict.REJECT
         elif judgement is Verdict.REJECT:

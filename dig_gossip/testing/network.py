@@ -46,6 +46,9 @@ from dig_gossip.util.deferreds import handled
 
 T = TypeVar("T")
 
+#: How long a simulated NAT remembers that somebody behind it has dialed an address.
+NAT_MEMORY_SECS = 60.0
+
 
 class MemoryNode:
     """A node of a :class:`MemoryNetwork`."""
@@ -107,6 +110,8 @@ class MemoryNetwork:
         self._ports: dict[tuple[str, int], _MemoryPort] = {}
         self._cut: set[frozenset[str]] = set()
         self._dead: set[str] = set()
+        #: hosts behind a NAT, and when each last dialed whom
+        self._dialed: dict[str, dict[str, float]] = {}
         self._next_host = 1
         txaio.use_twisted()
         # Autobahn asks the global reactor where nobody told it otherwise.
@@ -254,6 +259,12 @@ class MemoryNetwork:
         for transport in stalled:
             transport._wake()
 
+    def hide(self, host: str) -> None:
+        """Put an address behind a NAT: whoever dials it is not answered, unless it has dialed that
+        address itself within the last :data:`NAT_MEMORY_SECS`.
+        """
+        self._dialed.setdefault(host, {})
+
     def kill(self, node: MemoryNode | MemoryIntroducer) -> None:
         """Let a node, or an introducer, vanish: it neither sends, receives, nor closes anything."""
         self._dead.add(node.host)
@@ -279,10 +290,19 @@ class MemoryNetwork:
     def _unlisten(self, port: _MemoryPort) -> None:
         self._ports.pop((port.address.host, port.address.port), None)
 
+    def _dials(self, source: str, target: str) -> None:
+        if source in self._dialed:
+            self._dialed[source][target] = self.clock.seconds()
+
     def _connect(self, connector: _MemoryConnector) -> None:
         source, target = connector.source, connector.target
         if not self.flows(source.host, target.host):
             return  # nobody answers
+        dialed = self._dialed.get(target.host)
+        if dialed is not None:
+            last = dialed.get(source.host)
+            if last is None or self.clock.seconds() - last > NAT_MEMORY_SECS:
+                return  # nobody answers
         port = self._ports.get((target.host, target.port))
         if port is None:
             connector.failed(error.ConnectionRefusedError())
@@ -344,9 +364,10 @@ class MemoryReactor:
         self.callLater(0, function, *args, **kw)
 
     def listenTCP(
-        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
+        self, port: Any, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        listening = _MemoryPort(self, port or self._port(), factory)
+        number = port if isinstance(port, int) else port._port  # or Twisted's Binding
+        listening = _MemoryPort(self, number or self._port(), factory)
         listening.startListening()
         return listening
 
@@ -356,10 +377,12 @@ class MemoryReactor:
         port: int,
         factory: Any,
         timeout: float = 30,
-        bindAddress: tuple[str, int] | None = None,
+        bindAddress: Any = None,
     ) -> Any:
+        # Only Twisted's Binding may share a port that is in use.
+        ours = getattr(bindAddress, "_port", 0) or self._port()
         connector = _MemoryConnector(
-            self, _address(self.host, self._port()), _address(host, port), factory, timeout
+            self, _address(self.host, ours), _address(host, port), factory, timeout
         )
         connector.connect()
         return connector
@@ -410,6 +433,7 @@ class _MemoryConnector:
     def connect(self) -> None:
         network = self._reactor.network
         trip = 2 * network.latency(self.source.host, self.target.host)
+        network._dials(self.source.host, self.target.host)
         self._factory.doStart()
         self._factory.startedConnecting(self)
         self._pending = [

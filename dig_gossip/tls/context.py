@@ -67,14 +67,15 @@ def _accept(
     return error != _KEY_TOO_SMALL
 
 
-def _context(method: int, identity: Identity) -> SSL.Context:
+def _context(method: int, identity: Identity, *, is_mutual: bool = True) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(_TLS12_CIPHERS)
     context.set_options(_OPTIONS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 32 KiB less for every idle connection
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _accept)
+    required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if is_mutual else 0
+    context.set_verify(SSL.VERIFY_PEER | required, _accept)
     context.set_verify_depth(0)
     context.use_certificate(identity.certificate)
     context.use_privatekey(identity.private_key)
@@ -90,11 +91,13 @@ class PeerTLS:
     ``PeerTLS``.
 
     :param identity: shown to every peer.
+    :param is_mutual: whether who connects to us has to show a certificate, too. Peers have to; at
+        a relay it is a matter of configuration.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, *, is_mutual: bool = True) -> None:
         self.identity = identity
-        self._server = _context(SSL.TLS_SERVER_METHOD, identity)
+        self._server = _context(SSL.TLS_SERVER_METHOD, identity, is_mutual=is_mutual)
         self._client = _context(SSL.TLS_CLIENT_METHOD, identity)
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:

@@ -477,6 +477,12 @@ class GossipConfig:
         return self.max_inflight_handshakes or 4 * self.max_connections
 
     @property
+    def used_relay(self) -> RelayConfig | None:
+        """The relay to register at; None if there is none, or it is switched off."""
+        relay = self.relay
+        return relay if relay is not None and relay.enabled and relay.endpoint else None
+
+    @property
     def allows_private_addresses(self) -> bool:
         """Whether addresses that are not globally routable count as addresses of peers."""
         if self.allow_private_addresses is not None:
@@ -493,9 +499,6 @@ def _is_private(address: PeerAddress) -> bool:
 #: Features that can be configured and do not exist yet, with the test whether one is asked for.
 _NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
     "as_table_path": lambda config: config.as_table_path is not None,
-    "relay": lambda config: (
-        config.relay is not None and config.relay.enabled and config.relay.endpoint != ""
-    ),
     "dandelion": lambda config: config.dandelion is not None and config.dandelion.enabled,
     "peer_id_rotation": lambda config: (
         config.peer_id_rotation is not None and config.peer_id_rotation.is_active

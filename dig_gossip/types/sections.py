@@ -221,6 +221,18 @@ class RelayConfig:
     prefer_relay: bool = option(
         False, flag, "Reach peers through the relay even where a direct connection would work."
     )
+    advertise: bool = option(
+        True,
+        flag,
+        """Whether to tell the relay, and so everybody there, where this node can be dialed, if it
+        has a public address. Off: peers come through the relay at once.""",
+    )
+    is_paced: bool = option(
+        True,
+        flag,
+        """Whether to keep below 200 frames and 900 kB a second, as relays demand by default. Off
+        only where the relay is known to allow more.""",
+    )
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("dandelion"))

@@ -345,3 +345,33 @@ class WaitsTests(LanesCase):
         self.assertEqual(lanes.oldest_wait, 3.0)
         lanes.take()
         self.assertEqual(lanes.oldest_wait, 0.0)
+
+
+class SurrenderTests(SynchronousTestCase):
+    """What a session hands over to its successor."""
+
+    def test_everything_is_given_in_order_but_what_is_being_cut(self) -> None:
+        """A message of which a chunk is out already stays.  RLY-007.2"""
+        lanes = Lanes(BackpressureConfig(), now=lambda: 0.0, cuts=True)
+        large = OutboundFrame(Message(BULK, None, bytes(200_000)))
+        lanes.offer(large, is_reply=True)
+        piece = lanes.take()
+        assert piece is not None
+        for number in range(3):
+            lanes.offer(frame(BULK, number), is_reply=True)
+        for number in range(120):
+            lanes.offer(frame(NORMAL, number))
+        lanes.offer(frame(CRITICAL))
+        self.assertGreater(lanes.delayed, 0)
+        given = lanes.surrender()
+        self.assertEqual(
+            [one.message.type for one in given], [CRITICAL] + [NORMAL] * 120 + [BULK] * 3
+        )
+        normal = [one.message.data for one in given if one.message.type == NORMAL]
+        self.assertEqual(normal, [frame(NORMAL, number).message.data for number in range(120)])
+        self.assertEqual(len(lanes), 1)
+        rest = 0
+        while lanes.take() is not None:
+            rest += 1
+        self.assertGreater(rest, 3)
+        self.assertEqual((lanes.bytes, len(lanes)), (0, 0))

@@ -23,9 +23,9 @@ from dig_gossip import (
     Message,
     PeerNotConnected,
     PeerOptions,
-    RelayConfig,
     RequestTimeout,
     ServiceNotStarted,
+    TorConfig,
     Verdict,
 )
 from dig_gossip.testing.certificates import throwaway_identity
@@ -233,7 +233,7 @@ class ConfigurationTests(NetworkCase):
         """Never pretend.  API-003"""
         for options in (
             {"erlay": ErlayConfig()},
-            {"relay": RelayConfig(endpoint="ws://relay.example:9450")},
+            {"tor": TorConfig(enabled=True)},
         ):
             config = GossipConfig(**options)
             error = self.assertRaises(InvalidConfig, GossipService, config)

@@ -107,6 +107,8 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "max_reconnect_attempts": 10,
         "ping_interval_secs": 30,
         "prefer_relay": False,
+        "advertise": True,
+        "is_paced": True,
     },
     DandelionConfig: {
         "enabled": True,
@@ -489,7 +491,6 @@ class AvailabilityTests(SynchronousTestCase):
 
     WANTED: dict[str, object] = {
         "as_table_path": "as.txt",
-        "relay": RelayConfig(endpoint="ws://a.example"),
         "dandelion": DandelionConfig(),
         "peer_id_rotation": PeerIdRotationConfig(),
         "tor": TorConfig(enabled=True),

@@ -15,3 +15,10 @@ dig_introducer = ServiceMaker(
     "A server that introduces nodes of the DIG Network to each other.",
     "dig-introducer",
 )
+
+dig_relay = ServiceMaker(
+    "dig-relay",
+    "dig_gossip.relay_tap",
+    "A server through which nodes of the DIG Network reach each other.",
+    "dig-relay",
+)
