@@ -99,9 +99,10 @@ def excess(found: Sizes, allowed: Sizes, otherwise: int) -> Sizes:
     return {
         name: size
         for name, size in found.items()
-        if not name.endswith(_BYTES) and size > allowed.get(name, otherwise)
+        if not is_buffer(name) and size > allowed.get(name, otherwise)
     }
 
 
-#: Buffers are counted in bytes, and have bounds of their own.
-_BYTES = (".data", "._data", "_buffer")
+def is_buffer(name: str) -> bool:
+    """Whether what has this name is counted in bytes: it has bounds of its own."""
+    return name.endswith((".data", "._data", "_buffer"))
