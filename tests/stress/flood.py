@@ -12,8 +12,8 @@ one who has as many addresses as it likes, and comes from as many of 127.0.0.0/8
 back is the number of handshakes under way, and their deadline.
 
 The exit status is 1 if a link or a message is lost, or memory has grown by half, as it does with a
-leak. Latency and the exact growth are only shown: machines differ, CI's are shared, and what the
-honest peers say meanwhile is remembered, and so costs memory as well.
+leak. Latency and the exact growth are only shown: machines differ, CI's are shared, and the heap
+keeps what the handshakes of one moment once took.
 """
 
 from __future__ import annotations
