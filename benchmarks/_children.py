@@ -36,6 +36,7 @@ AUTOBAHN = "autobahn"
 CHIA = "chia"
 FIFO = "one queue"
 OPENSSL = "openssl"
+RELAYED = "relayed"
 
 
 def _ours() -> str:
@@ -104,6 +105,7 @@ COUNTERPARTS = {
     AUTOBAHN: Program(_ours, "_autobahn_end.py"),
     CHIA: Program(_chia, "_chia_end.py"),
     FIFO: Program(_ours, "_fifo_end.py"),
+    RELAYED: Program(_ours, "_relayed_end.py"),
     OPENSSL: Program(_openssl, "_openssl_end.c"),
 }
 

@@ -217,7 +217,11 @@ class Node:
         self.peers.observe(self.router)
         relay = config.used_relay
         self.listener = Listener(
-            self.peers, tls, self.clock, transports, shares_port=relay is not None
+            self.peers,
+            tls,
+            self.clock,
+            transports,
+            shares_port=relay is not None and relay.hole_punching,
         )
         stack = PeerStack(tls, self.clock, transports)
         self.dialer = Dialer(self.peers, stack, self.clock, rng)

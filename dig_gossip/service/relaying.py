@@ -87,7 +87,7 @@ class Relaying:
             network_id=config.handshake_string,
             own_ids=lambda: frozenset({own_id}),
             listen_addrs=self._listen_addrs,
-            bound=lambda: peers.bound,
+            bound=lambda: peers.bound if relay.hole_punching else None,
         )
         self._tunneled = TunneledConnections(config, peers, self.client.address)
         self._observed: PeerAddress | None = None
@@ -126,7 +126,8 @@ class Relaying:
         """A session has begun, by whatever way."""
         self._contacts.connected(session.peer_id)
         if session.transport is TransportKind.RELAY:
-            self._punching.relayed(session.peer_id)
+            if self._relay.hole_punching:
+                self._punching.relayed(session.peer_id)
         else:
             self._perform(self._punching.direct(session.peer_id))
 

@@ -227,6 +227,12 @@ class RelayConfig:
         """Whether to tell the relay, and so everybody there, where this node can be dialed, if it
         has a public address. Off: peers come through the relay at once.""",
     )
+    hole_punching: bool = option(
+        True,
+        flag,
+        """Whether to replace relayed sessions by direct ones where the NATs allow it. The listening
+        port is then shared with the connections that go out from it (``SO_REUSEPORT``).""",
+    )
     is_paced: bool = option(
         True,
         flag,

@@ -108,6 +108,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "ping_interval_secs": 30,
         "prefer_relay": False,
         "advertise": True,
+        "hole_punching": True,
         "is_paced": True,
     },
     DandelionConfig: {
