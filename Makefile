@@ -31,6 +31,7 @@ sanitize: $(STAMP)
 # 10 000 connections that lead to nothing, against a node with honest peers: three minutes.
 stress: $(STAMP)
 	$(BIN)/python -m tests.stress.flood $(ARGS)
+	$(BIN)/python -m tests.stress.crowd
 
 # Random churn and faults; another seed each time, SEED=N to choose it.
 soak: $(STAMP)

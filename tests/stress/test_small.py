@@ -60,3 +60,9 @@ class SmallTests(SynchronousTestCase):
         self.assertTrue(messages["holds"], lines)
         counted = json.loads(lines[-5].partition(": ")[2])
         self.assertGreater(counted["opening_failed.inbound.tls"], 0, "the attack did not arrive")
+
+    def test_crowd_costs_no_honest_client_of_a_relay(self) -> None:
+        """Clients by the dozen, and some that break each limit.  RSV-109-X, RSV-110-X"""
+        lines = self.lines("crowd", "--clients", 40, "--bad", 6)
+        for verdict in map(json.loads, lines[-4:]):
+            self.assertTrue(verdict["holds"], lines)
