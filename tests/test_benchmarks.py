@@ -46,6 +46,10 @@ class BenchmarksTests(SynchronousTestCase):
         (row,) = (line.split() for line in lines if line.startswith("dig_gossip"))
         self.assertGreater(float(row[1]), 0)
 
+    def test_relay_carries_as_much_as_it_is_given(self) -> None:
+        """The same messages, counted, through a tunnel and without one.  design §6"""
+        self.assert_verdicts(_smoke_run("relay.py"), 1)
+
     def test_sketch_gives_verdicts(self) -> None:
         """Every implementation decodes the same sketches.  design §6"""
         self.assert_verdicts(_smoke_run("sketch.py"), 3)
