@@ -94,6 +94,9 @@ PROGRESS_INTERVAL_SECS: Final = 60  # (ext.) the node's progress line
 FEELER_INTERVAL_SECS: Final = 240
 MAX_PEERS_RECEIVED_PER_REQUEST: Final = 1000
 MAX_TOTAL_PEERS_RECEIVED: Final = 3000  # per source and day
+ADDRESS_RELAY_FRESH_SECS: Final = 600  # (ext.) an address heard longer ago is not passed on
+ADDRESS_THIRD_PARTY_PENALTY_SECS: Final = 7200  # (ext.) off the time of what others tell
+MAX_ADDRESSES_PER_DNS_NAME: Final = 256  # (ext.)
 DEFAULT_DNS_SEED_TIMEOUT_SECS: Final = 30
 DEFAULT_DNS_SEED_BATCH_SIZE: Final = 2
 

@@ -140,12 +140,13 @@ class NodeService(MultiService):
     def _progress(self) -> None:
         stats = self.gossip.handle._stats()
         self._log.info(
-            "{peers} peers ({outbound} out, {inbound} in); messages {sent} sent, {received} "
-            "received; {seen} seen, {duplicates} duplicates",
+            "{peers} peers ({outbound} out, {inbound} in), {known} addresses known; messages "
+            "{sent} sent, {received} received; {seen} seen, {duplicates} duplicates",
             event="progress",
             peers=stats.connected_peers,
             outbound=stats.outbound_connections,
             inbound=stats.inbound_connections,
+            known=stats.known_addresses,
             sent=stats.messages_sent,
             received=stats.messages_received,
             seen=stats.seen_messages,

@@ -48,4 +48,6 @@ def make_service(config: GossipConfig) -> MultiService:
 
 # For «twistd -n --python examples/application.py».
 application = Application("attestations")
-make_service(GossipConfig(listen_addr="127.0.0.1:0")).setServiceParent(application)
+make_service(GossipConfig(listen_addr="127.0.0.1:0", peers_file_path="")).setServiceParent(
+    application
+)

@@ -4,7 +4,8 @@ from dig_gossip import GossipConfig, GossipService, Message
 
 
 async def main(reactor: object) -> None:
-    alice, bob = [GossipService(GossipConfig(listen_addr="127.0.0.1:0")) for _ in "ab"]
+    config = GossipConfig(listen_addr="127.0.0.1:0", peers_file_path="")
+    alice, bob = GossipService(config), GossipService(config)
     handle = await alice.start()
     await (await bob.start()).connect_to(alice.listen_address)
     inbound = bob.handle.inbound_receiver()

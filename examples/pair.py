@@ -11,7 +11,8 @@ from dig_gossip import GossipConfig, GossipHandle, GossipService
 @asynccontextmanager
 async def two_nodes() -> AsyncIterator[tuple[GossipHandle, GossipHandle]]:
     """Start two nodes, connect them, stop them at the end."""
-    alice, bob = (GossipService(GossipConfig(listen_addr="127.0.0.1:0")) for _ in range(2))
+    config = GossipConfig(listen_addr="127.0.0.1:0", peers_file_path="")
+    alice, bob = GossipService(config), GossipService(config)
     await alice.start()
     await bob.start()
     try:

@@ -384,6 +384,11 @@ CONFIGS = st.builds(
     peer_connect_interval=numbers(1, 3600),
     keepalive_ping_interval_secs=st.none() | numbers(1e-300, 1e300),
     peers_file_path=st.none() | PATHS,
+    discovery=st.booleans(),
+    dns_servers=st.lists(
+        st.builds(PeerAddress, st.just("192.0.2.1"), st.integers(1, 65535)), max_size=3
+    ),
+    dns_over_https=st.sampled_from(["", "https://dns.example/dns-query"]),
     allow_private_addresses=st.none() | st.booleans(),
     diversity_exempt_networks=st.just(()) | st.just(["10.0.0.0/8", "fd00::/8"]),
     peer_options=st.builds(PeerOptions, rate_limit_factor=numbers(0.001, 100)),

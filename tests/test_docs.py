@@ -145,10 +145,11 @@ class ExampleTests(TestCase):
     async def test_application(self) -> None:
         """A node as a child of a service, with a service that reads from it.  design §3"""
         namespace = runpy.run_path(str(EXAMPLES / "application.py"))
-        parent: Any = namespace["make_service"](dig_gossip.GossipConfig(listen_addr="127.0.0.1:0"))
+        config = dig_gossip.GossipConfig(listen_addr="127.0.0.1:0", peers_file_path="")
+        parent: Any = namespace["make_service"](config)
         node, attestations = parent
         parent.startService()
-        other = dig_gossip.GossipService(dig_gossip.GossipConfig(listen_addr="127.0.0.1:0"))
+        other = dig_gossip.GossipService(config)
         await other.start()
         await other.handle.connect_to(node.listen_address)
         inbound = node.handle.inbound_receiver()

@@ -13,6 +13,7 @@ from dig_gossip.connection.peer_table import Refused, Resolution, Slot, Supersed
 from dig_gossip.errors import (
     ClientError,
     ClientErrorKind,
+    ConnectionFiltered,
     DuplicateConnection,
     GossipError,
     MaxConnectionsReached,
@@ -85,6 +86,7 @@ class SessionFacts:
     :ivar resolution: what the peer table says; ``Refused`` also while another dial of ours has
         greeted the same peer and waits for its answer.
     :ivar expected_id: who must be there, on a pinned dial.
+    :ivar filtered: what diversity says against it; None for nothing.
     :ivar sessions: registered sessions of both directions.
     :ivar inbound_sessions: registered sessions that peers opened.
     :ivar max_inbound: slots that are not reserved for outbound sessions, 1 or more (CON-110-X).
@@ -100,6 +102,7 @@ class SessionFacts:
     inbound_sessions: int
     max_connections: int
     max_inbound: int
+    filtered: str | None = None
 
 
 def refuse_accept(facts: AcceptFacts) -> str | None:
@@ -173,6 +176,8 @@ def refuse_session(facts: SessionFacts) -> GossipError | None:
             ClientErrorKind.TLS,
             f"expected {facts.expected_id.hex()}, found {facts.peer_id.hex()}",
         )
+    if facts.filtered is not None:
+        return ConnectionFiltered(facts.filtered)
     old = facts.resolution.old if isinstance(facts.resolution, Supersedes) else None
     if old is None and facts.sessions >= facts.max_connections:
         return MaxConnectionsReached(facts.max_connections)

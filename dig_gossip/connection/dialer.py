@@ -6,6 +6,7 @@ Source: behaviour CON-001, CON-102-X, CON-104-X.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ from dig_gossip.constants import TCP_CONNECT_TIMEOUT_SECS
 from dig_gossip.errors import (
     ChannelClosed,
     ClientError,
+    ConnectionFiltered,
     DuplicateConnection,
     GossipError,
     SelfConnection,
@@ -45,6 +47,7 @@ class Dialer:
     """Opens connections, one attempt per address at a time.
 
     :ivar backoff: what automatic dialing should respect; :meth:`connect` itself does not.
+    :ivar when_failed: told about each dial that led to no session.
     Bounds: attempts count against ``max_connections``.
     """
 
@@ -56,6 +59,7 @@ class Dialer:
         rng: random.Random,
     ) -> None:
         self.backoff = DialBackoff(now=clock.monotonic, rng=rng)
+        self.when_failed: Callable[[PeerAddress, GossipError], object] = _ignore
         self._peers = peers
         self._stack = stack
         self._clock = clock
@@ -66,9 +70,10 @@ class Dialer:
         """How many attempts are under way."""
         return len(self._dials)
 
-    def is_dialing(self, address: PeerAddress) -> bool:
-        """Whether an attempt on this address is under way."""
-        return address in self._dials
+    @property
+    def under_way(self) -> frozenset[PeerAddress]:
+        """The addresses that are being dialed."""
+        return frozenset(self._dials)
 
     def connect(self, address: PeerAddress, expected_id: PeerId | None = None) -> Deferred[Session]:
         """Dial an address and take it all the way to a registered session.
@@ -125,14 +130,23 @@ class Dialer:
             return
         assert isinstance(outcome, GossipError)
         error = outcome
-        if not isinstance(error, DuplicateConnection | ChannelClosed):
+        self.note_failure(dial.address, error)
+        self.when_failed(dial.address, error)
+        dial.waiters.fail(error)
+
+    def note_failure(self, address: PeerAddress, error: GossipError) -> None:
+        """Let automatic dialing wait before it tries an address again."""
+        if not isinstance(error, DuplicateConnection | ChannelClosed | ConnectionFiltered):
             hopeless = isinstance(error, SelfConnection) or (
                 isinstance(error, ClientError) and not error.retryable
             )
-            self.backoff.failed(dial.address, retryable=not hopeless)
-        dial.waiters.fail(error)
+            self.backoff.failed(address, retryable=not hopeless)
 
     def _drop(self, address: PeerAddress) -> None:
         dial = self._dials.get(address)
         if dial is not None and dial.opening is not None:
             dial.opening.fail(ChannelClosed("the dial was cancelled"))
+
+
+def _ignore(_address: PeerAddress, _error: GossipError) -> None:
+    """Nobody keeps a book."""

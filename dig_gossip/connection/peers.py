@@ -31,25 +31,21 @@ from dig_gossip.connection.admission import (
     refuse_dial,
     refuse_session,
 )
-from dig_gossip.connection.eviction import (
-    MAX_CONTENDERS,
-    Evictor,
-    Kept,
-    network_group,
-)
+from dig_gossip.connection.eviction import MAX_CONTENDERS, Evictor, Kept, network_group
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.observer import PeersObserver
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peer_table import PeerTable, Refused, Resolution, Supersedes
 from dig_gossip.connection.rate_limit import Verdict
 from dig_gossip.connection.reputation import Reputations
-from dig_gossip.connection.session import RemovalReason, Session
+from dig_gossip.connection.session import CLOSE_CODES, NOBODY_LISTENS, RemovalReason, Session
 from dig_gossip.connection.totals import Totals
 from dig_gossip.constants import (
     INBOUND_HANDSHAKE_TIMEOUT_SECS,
     OUTBOUND_HANDSHAKE_TIMEOUT_SECS,
     RTT_PENALTY_THRESHOLD_MS,
 )
+from dig_gossip.discovery.diversity import Diversity, Link
 from dig_gossip.errors import (
     ChannelClosed,
     ClientError,
@@ -84,6 +80,9 @@ class Peers:
         self.network = config.handshake_string
         self.own_id = identity.peer_id
         self.table: PeerTable[Session] = PeerTable(now=clock.monotonic)
+        self.diversity = Diversity(
+            target=config.target_outbound_count, exempt=config.diversity_exempt_networks
+        )
         self.reputations = Reputations(unix=clock.unix)
         self.counters: Counter[str] = Counter()
         self.totals = Totals()
@@ -372,11 +371,22 @@ class Peers:
                 inbound_sessions=self.table.inbound_count,
                 max_connections=self._config.max_connections,
                 max_inbound=self._config.max_inbound,
+                filtered=self._filtered(opening, resolution),
             )
         )
         if error is not None:
             raise error
         return resolution
+
+    def _filtered(self, opening: Opening, resolution: Resolution[Session]) -> str | None:
+        """What diversity says against a peer that we dialed (behaviour DIV-101-X)."""
+        replaces = isinstance(resolution, Supersedes) and resolution.old.is_outbound
+        if not opening.is_outbound or replaces:
+            return None
+        links = [Link(s.address, s.transport) for s in self.table if s.is_outbound]
+        others = [other for other in self._greeted.values() if other is not opening]
+        links += [Link(other.address, other.transport) for other in others]
+        return self.diversity.refuse(Link(opening.address, opening.transport), links)
 
     def _make_room(self, host: str) -> bool:
         """Evict an inbound peer for a newcomer, if there is one that nobody would miss."""
@@ -513,10 +523,10 @@ class Peers:
             address=str(session.address),
             reason=reason.value,
         )
-        if reason in _NOBODY_LISTENS:
+        if reason in NOBODY_LISTENS:
             session.abort()
         else:
-            session.close(_CLOSE_CODES.get(reason, 1000))  # nothing, if it closes already
+            session.close(CLOSE_CODES.get(reason, 1000))  # nothing, if it closes already
         self._hosts.release(session.host)
 
     # -- what the operator and the protocol do to peers
@@ -587,12 +597,3 @@ class Peers:
     def _is_own(self, address: PeerAddress) -> bool:
         own = [self._config.listen_addr, self.bound, self._config.external_addr]
         return any(bound is not None and is_same_endpoint(address, bound) for bound in own)
-
-
-#: A close frame would wait for ever.
-_NOBODY_LISTENS = frozenset({RemovalReason.DEAD, RemovalReason.REAPED, RemovalReason.STALLED})
-_CLOSE_CODES = {
-    RemovalReason.EVICTED: 1013,
-    RemovalReason.BANNED: 1008,
-    RemovalReason.SHUTDOWN: 1001,
-}

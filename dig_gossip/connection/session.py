@@ -74,6 +74,16 @@ class RemovalReason(enum.Enum):
     EVICTED = "evicted"  # it made room for another peer
 
 
+#: A close frame would wait for ever.
+NOBODY_LISTENS = frozenset({RemovalReason.DEAD, RemovalReason.REAPED, RemovalReason.STALLED})
+#: The others are 1000.
+CLOSE_CODES = {
+    RemovalReason.EVICTED: 1013,
+    RemovalReason.BANNED: 1008,
+    RemovalReason.SHUTDOWN: 1001,
+}
+
+
 class SessionOwner(Protocol):
     """Whom a session tells what happens to it."""
 

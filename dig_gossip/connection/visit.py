@@ -68,6 +68,7 @@ class Visits:
     :param network: the network's name in handshakes, ours and theirs.
     :param greeting: our handshake body, encoded, as it is at the time of a visit.
     :param listening: where we listen, if anywhere.
+    :param may_greet: raises a :class:`GossipError` if nothing is to be said to this peer.
     Bounds: as many as are asked for; whoever asks keeps count.
     """
 
@@ -80,8 +81,10 @@ class Visits:
         clock: Clock,
         transports: OpenTransports,
         listening: Callable[[], PeerAddress | None] = lambda: None,
+        may_greet: Callable[[PeerId], object] = lambda peer_id: None,
     ) -> None:
         self.network = network
+        self.may_greet = may_greet
         self.greeting = greeting
         self.tls = tls
         self.clock = clock
@@ -185,7 +188,9 @@ class _Visit(Generic[T]):
         return self._visits.greeting()
 
     def greet(self, opening: Opening) -> None:
-        """Whoever was dialed is greeted."""
+        """Ask whether this peer is to be greeted at all."""
+        if opening.peer_id is not None:
+            self._visits.may_greet(opening.peer_id)
 
     def register(self, opening: Opening, remote: RemoteHandshake) -> Receiver:
         """Take the connection over."""

@@ -30,6 +30,8 @@ from dig_gossip.errors import AddressManagerStore, Io
 from dig_gossip.types.peer import PeerAddress
 from dig_gossip.util.files import quarantine, read_at_most, write_atomically
 
+#: Fewer entries than these cost the collector less than a millisecond.
+_WORTH_EXEMPTING: Final = 5000
 MAX_BOOK_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -48,13 +50,13 @@ def load_address_manager(
 
     :raises Io: the store cannot be read.
     Cost: a second for a full book; nothing in it belongs to a thread. The garbage collector is off
-    meanwhile, and what is loaded is exempt from it afterwards: it holds no cycles, and walking a
-    quarter of a million objects again and again would stop the reactor for longer than all else.
+    meanwhile, and a book of some size is exempt from it afterwards: it holds no cycles, and walking
+    a quarter of a million objects again and again would stop the reactor for longer than all else.
     """
     is_collecting = gc.isenabled()
     gc.disable()
     try:
-        return _load(
+        manager = _load(
             store,
             rng=rng,
             unix=unix,
@@ -62,10 +64,13 @@ def load_address_manager(
             allow_onion=allow_onion,
             is_excluded=is_excluded,
         )
+        # This exempts everything else as well, cycles included, so it must be worth it.
+        if manager.size() >= _WORTH_EXEMPTING:
+            gc.freeze()
     finally:
-        gc.freeze()
         if is_collecting:
             gc.enable()
+    return manager
 
 
 def _load(

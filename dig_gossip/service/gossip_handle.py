@@ -144,6 +144,8 @@ class GossipHandle:
         unhealthy = node.tasks.unhealthy()
         if unhealthy:
             raise Io(f"background tasks keep failing: {', '.join(unhealthy)}")
+        if not node.discovery.is_alive:
+            raise Io("the discovery loop has ended")
 
     @_method
     async def stats(self) -> GossipStats:
@@ -160,6 +162,7 @@ class GossipHandle:
         extra: dict[str, int] = attrs.asdict(node.router.plumtree.counters)
         extra.update(node.peers.counters)
         extra.update(node.router.counters)
+        extra.update(node.discovery.counters)
         extra["bans_active"] = node.peers.reputations.active_bans
         extra["host_bans_active"] = node.peers.reputations.active_host_bans
         extra["lagged"] = node.subscriptions.lagged
@@ -194,6 +197,7 @@ class GossipHandle:
             messages_received=totals.messages_received,
             bytes_sent=totals.bytes_sent,
             bytes_received=totals.bytes_received,
+            known_addresses=node.discovery.known_addresses,
             seen_messages=node.router.plumtree.seen_count,
             relay_connected=relay is not None,
             relay_peer_count=0 if relay is None else relay.relay_peer_count,
@@ -439,11 +443,17 @@ class GossipHandle:
 
     @_method
     async def request_peers_from(self, peer_id: PeerId) -> RespondPeers:
-        """Ask one peer for addresses it knows.
+        """Ask one peer for addresses it knows; the address book takes them in.
+
+        A peer that we dialed has been asked already, and answers later questions with an empty
+        list; so does a peer that dialed us.
 
         :raises PeerNotConnected, RequestTimeout: as :meth:`request`.
         """
+        discovery, router = self._node.discovery, self._node.router
+        discovery.peers_asked(peer_id)
         answer: RespondPeers = await self.request(peer_id, RequestPeers())
+        router.perform(discovery.peers_received(peer_id, bytes(answer)))
         return answer
 
     def _introducer(self) -> IntroducerClient:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import random
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.service import MultiService
@@ -18,15 +19,30 @@ from twisted.python.failure import Failure
 
 from dig_gossip.connection.ban_file import BanFile
 from dig_gossip.connection.dialer import Dialer
+from dig_gossip.connection.errand import Greeting
 from dig_gossip.connection.listener import Listener
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.stack import PeerStack
-from dig_gossip.connection.visit import Visits
+from dig_gossip.connection.visit import Destination, Visits
 from dig_gossip.connection.websocket import OpenTransports
-from dig_gossip.constants import CLEANUP_INTERVAL_SECS, SHUTDOWN_TIMEOUT_SECS
-from dig_gossip.discovery.bootstrap import BootstrapDialer
+from dig_gossip.constants import (
+    CLEANUP_INTERVAL_SECS,
+    OUTBOUND_HANDSHAKE_TIMEOUT_SECS,
+    SHUTDOWN_TIMEOUT_SECS,
+    TCP_CONNECT_TIMEOUT_SECS,
+)
+from dig_gossip.discovery.discovery import Discovery, make_dns_sources
 from dig_gossip.discovery.introducer_client import IntroducerClient
-from dig_gossip.errors import AlreadyStarted, InvalidConfig, ServiceNotStarted
+from dig_gossip.discovery.introducer_source import IntroducerSource
+from dig_gossip.discovery.peer_exchange import EXCHANGE_TICK_SECS
+from dig_gossip.discovery.sources import IPeerSource
+from dig_gossip.errors import (
+    AlreadyStarted,
+    DuplicateConnection,
+    InvalidConfig,
+    SelfConnection,
+    ServiceNotStarted,
+)
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.relaying import Relaying
 from dig_gossip.service.router import Router
@@ -213,7 +229,23 @@ class Node:
         self.peers = Peers(config, identity, self.clock, rng)
         self.ban_file = BanFile(config.ban_file_path, self.peers.reputations, self.clock)
         self.subscriptions = Subscriptions(self.peers)
-        self.router = Router(config, self.peers, self.clock, rng, self.subscriptions)
+        stack = PeerStack(tls, self.clock, transports)
+        self.dialer = Dialer(self.peers, stack, self.clock, rng)
+        self.introducer = self._introducer(tls, rng)
+        self.probes = self._visits(tls, self.peers.network, self._check_visit)
+        self.discovery = Discovery(
+            config,
+            self.peers,
+            self.dialer,
+            self._sources(rng),
+            self._probe,
+            self.clock,
+            rng,
+            lambda effects: self.router.perform(effects),
+        )
+        self.router = Router(
+            config, self.peers, self.clock, rng, self.subscriptions, self.discovery
+        )
         self.peers.observe(self.router)
         relay = config.used_relay
         self.listener = Listener(
@@ -223,9 +255,6 @@ class Node:
             transports,
             shares_port=relay is not None and relay.hole_punching,
         )
-        stack = PeerStack(tls, self.clock, transports)
-        self.dialer = Dialer(self.peers, stack, self.clock, rng)
-        self.bootstrap = BootstrapDialer(config, self.peers, self.dialer, self.clock)
         self.relaying: Relaying | None = None
         if relay is not None:
             self.relaying = Relaying(
@@ -237,30 +266,68 @@ class Node:
                 self.clock,
                 rng,
                 transports,
-                learned=lambda _addresses, _source: None,
+                learned=self.discovery.relay_told,
                 unvouched=self.router.unvouched,
             )
             self.router.watchers.append(self.relaying)
             self.listener.gate.take = self.relaying.take
         self.tasks = Tasks(self.clock)
-        self.introducer = self._introducer(config, tls, rng)
 
-    def _introducer(
-        self, config: GossipConfig, tls: PeerTLS, rng: random.Random
-    ) -> IntroducerClient | None:
-        introducer = config.introducer
+    def _introducer(self, tls: PeerTLS, rng: random.Random) -> IntroducerClient | None:
+        introducer = self.config.introducer
         if introducer is None or not introducer.endpoint:
             return None
-        network = introducer.network_name or config.handshake_string
-        visits = Visits(
+        network = introducer.network_name or self.config.handshake_string
+        visits = self._visits(tls, network)
+        return IntroducerClient(introducer, visits, self.clock, rng, self._advertised)
+
+    def _visits(
+        self,
+        tls: PeerTLS,
+        network: str,
+        may_greet: Callable[[PeerId], object] = lambda peer_id: None,
+    ) -> Visits:
+        return Visits(
             network=network,
             greeting=lambda: self.peers.own_handshake(network),
             tls=tls,
             clock=self.clock,
             transports=self.transports,
             listening=lambda: self.peers.bound,
+            may_greet=may_greet,
         )
-        return IntroducerClient(introducer, visits, self.clock, rng, self._advertised)
+
+    def _sources(self, rng: random.Random) -> list[IPeerSource]:
+        """Whom to ask for addresses, in this order (behaviour DSC-006)."""
+        sources = make_dns_sources(self.config, self.clock, rng)
+        if self.introducer is not None:
+            sources.append(IntroducerSource(self.introducer))
+        return sources
+
+    def _check_visit(self, peer_id: PeerId) -> None:
+        """Decide whether a peer is greeted by a dial that leads to no session.
+
+        One that has a session is not: it would take the visit for that session's replacement.
+
+        :raises GossipError: it is not.
+        """
+        if peer_id == self.peers.own_id:
+            raise SelfConnection
+        self.peers.check_not_banned(peer_id)
+        if self.peers.table.get(peer_id) is not None:
+            raise DuplicateConnection(peer_id)
+
+    @returns_deferred
+    async def _probe(self, address: PeerAddress) -> PeerId:
+        """See who is there, and leave (behaviour DSC-008.1)."""
+        report = await self.probes.visit(
+            Destination(address=address),
+            Greeting(),
+            connect_timeout=TCP_CONNECT_TIMEOUT_SECS,
+            exchange_timeout=OUTBOUND_HANDSHAKE_TIMEOUT_SECS - TCP_CONNECT_TIMEOUT_SECS,
+        )
+        assert report.peer_id is not None  # there always is TLS
+        return report.peer_id
 
     def _advertised(self) -> RegisterPeer:
         """What an introducer is to tell others; without a host it takes the one that it sees."""
@@ -273,17 +340,22 @@ class Node:
     def start(self) -> None:
         """Bind first; only then start what runs in the background.
 
-        :raises Io: the address cannot be bound.
+        :raises Io: the address cannot be bound, or a file is in use or may not be read.
         """
+        self.discovery.open()
         self.ban_file.load()
         self.peers.running = True
         try:
             self.peers.bound = self.listener.start(self.config.listen_addr)
         except BaseException:
             self.peers.running = False
+            self.discovery.abandon()
             raise
         self.tasks.every("cleanup", CLEANUP_INTERVAL_SECS, self._clean_up)
-        self.bootstrap.start()
+        if self.config.discovery:
+            self.tasks.every("exchange", EXCHANGE_TICK_SECS, self.discovery.tick)
+            self.tasks.every("address_book", CLEANUP_INTERVAL_SECS, self.discovery.keep)
+        self.discovery.start()
         if self.relaying is not None:
             self.relaying.start()
         if self.introducer is not None:
@@ -293,7 +365,8 @@ class Node:
         """Take everything down in the order of behaviour §32; a failing step stops no other."""
         await self._step("listener", self.listener.stop)
         await self._step("tasks", self.tasks.stop)
-        await self._step("bootstrap", self.bootstrap.stop)
+        await self._step("discovery", self.discovery.stop)
+        await self._step("probes", self.probes.stop)
         if self.introducer is not None:
             await self._step("introducer", self.introducer.stop)
         await self._step("dials", self.dialer.stop)
@@ -301,6 +374,7 @@ class Node:
             await self._step("relay", self.relaying.stop)
         await self._step("sessions", self.peers.shutdown)
         await self._step("bans", self.ban_file.save)
+        await self._step("address book", self.discovery.close)
         await self._step("router", self.router.stop)
         await self._step("subscriptions", self.subscriptions.close)
         await self._step("transports", self._wait_for_transports)

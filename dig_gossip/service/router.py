@@ -46,7 +46,6 @@ from dig_gossip.types.peer import PeerId, PlumtreeRole
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.deferreds import handled
-from dig_gossip.wire.chia import RespondPeers
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import (
@@ -92,6 +91,15 @@ class SessionWatcher(Protocol):
         """A session has ended."""
 
 
+class DiscoveryEvents(Protocol):
+    """Who deals with the addresses of peers."""
+
+    def session_up(self, session: Session) -> Iterable[Effect]: ...
+    def session_down(self, session: Session) -> Iterable[Effect]: ...
+    def peers_requested(self, peer_id: PeerId) -> bytes: ...
+    def peers_received(self, peer_id: PeerId, body: bytes) -> Iterable[Effect]: ...
+
+
 class Router:
     """Routes messages between sessions, engines and subscriptions.
 
@@ -107,6 +115,7 @@ class Router:
         clock: Clock,
         rng: random.Random,
         subscriptions: Subscriptions,
+        discovery: DiscoveryEvents,
     ) -> None:
         self.plumtree = Plumtree(
             config.plumtree,
@@ -125,6 +134,7 @@ class Router:
         self._timers: dict[TimerKey, Timer] = {}
         self._validators: dict[int, Validator] = {}
         self._validating: set[Deferred[Judgement]] = set()
+        self._discovery = discovery
 
     # -- what the application asks for
 
@@ -145,6 +155,10 @@ class Router:
             raise Backpressured(f"no peer takes a {opcode_name(message.type)} this large")
         result = self.plumtree.broadcast(message, exclude)
         return self._perform(result.effects) + result.announced
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Do what an engine outside of the router wants done."""
+        self._guarded(lambda: effects)
 
     def set_validator(self, opcode: int, validator: Validator | None) -> None:
         """Ask ``validator`` about every gossiped message of this opcode; None asks nobody."""
@@ -172,9 +186,7 @@ class Router:
 
     def peer_up(self, session: Session) -> None:
         """A session begins: it joins gossip, and we ask a peer that we dialed for others."""
-        if session.is_outbound:
-            # Some listeners insist that this is the first message (wire §5.2).
-            session.send(OutboundFrame(Message(ChiaMessageType.REQUEST_PEERS, None, b"")))
+        self._guarded(lambda: self._discovery.session_up(session))
         score = self._peers.reputation(session.peer_id).score
         self._guarded(lambda: self.plumtree.peer_up(session.peer_id, mode_of(session), score))
         for watcher in self.watchers:
@@ -183,6 +195,7 @@ class Router:
     def peer_down(self, session: Session) -> None:
         """A session has ended."""
         self._guarded(lambda: self.plumtree.peer_down(session.peer_id))
+        self._guarded(lambda: self._discovery.session_down(session))
         for watcher in self.watchers:
             watcher.peer_down(session)
 
@@ -227,12 +240,14 @@ class Router:
             routing = routing_class(opcode, True)
         if opcode == ChiaMessageType.REQUEST_PEERS:
             # Some peers drop the link when this goes unanswered (CON-004.2).
-            answer = bytes(RespondPeers([]))
+            answer = self._discovery.peers_requested(session.peer_id)
             answering = Message(ChiaMessageType.RESPOND_PEERS, message.id, answer)
             session.send(OutboundFrame(answering), is_reply=True)
+        elif opcode == ChiaMessageType.RESPOND_PEERS:
+            self._guarded(lambda: self._discovery.peers_received(session.peer_id, message.data))
         elif opcode in _PLUMTREE_CONTROL:
             self._guarded(lambda: self.plumtree.control_received(session.peer_id, message))
-        elif routing is RoutingClass.CONTROL or opcode == ChiaMessageType.RESPOND_PEERS:
+        elif routing is RoutingClass.CONTROL:
             self.counters[f"ignored.{opcode_name(opcode)}"] += 1
         else:
             self._subscriptions.publish(session.peer_id, message)

@@ -120,9 +120,9 @@ class MemoryNetwork:
     # -- building
 
     def host(self) -> str:
-        """An address nobody has yet: 10.x.y.1, each in a /24 of its own."""
+        """An address nobody has yet: 10.x.0.1 and on, each in a /16 of its own."""
         number, self._next_host = self._next_host, self._next_host + 1
-        return f"10.{number // 256}.{number % 256}.1"
+        return f"{10 + number // 256}.{number % 256}.0.1"
 
     def reactor(self, host: str | None = None) -> MemoryReactor:
         """A reactor that listens and dials from one address."""
@@ -138,7 +138,9 @@ class MemoryNetwork:
     ) -> MemoryNode:
         """Make a complete node; it listens once started.
 
-        :param options: fields of :class:`GossipConfig`.
+        :param options: fields of :class:`GossipConfig`. Unless they say otherwise, the node keeps
+            everything in memory and does not look for peers by itself (``discovery=True`` does):
+            who is connected to whom is the test's choice.
         """
         reactor = self.reactor(host)
         address = PeerAddress(reactor.host, port)
@@ -146,7 +148,7 @@ class MemoryNetwork:
             listen_addr=address,
             reactor=reactor,
             rng=random.Random(self.rng.random()),
-            **{"peers_file_path": None, **options},
+            **{"peers_file_path": None, "discovery": False, **options},
         )
         if identity is None:
             identity = throwaway_identity(f"{self._seed}/{len(self.nodes)}")

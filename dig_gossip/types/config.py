@@ -26,12 +26,14 @@ from dig_gossip.types.options import (
     about,
     checked,
     flag,
+    https_url,
     integer,
     number,
     option,
     optional,
     read_address,
     read_bytes32,
+    read_dns_servers,
     read_ip_address,
     read_list,
     read_networks,
@@ -302,24 +304,48 @@ class GossipConfig:
     )
 
     # --- finding peers -----------------------------------------------------------------------
+    discovery: bool = option(
+        True,
+        flag,
+        """Whether to look for peers: keep an address book, exchange addresses with peers, ask the
+        seeds. If not, only bootstrap_peers are dialed, and nobody is told about anybody.""",
+    )
     dns_seed_timeout: float = option(
         c.DEFAULT_DNS_SEED_TIMEOUT_SECS,
         number(0.1, 300),
-        "How long the look-up of one DNS name may take. No effect yet.",
+        "How long the look-up of one DNS name may take.",
         unit="seconds",
     )
     dns_seed_batch_size: int = option(
         c.DEFAULT_DNS_SEED_BATCH_SIZE,
         integer(1, 64, clamp_low=True),
-        "How many DNS names are asked in one round. No effect yet.",
+        "How many of the network's DNS names are asked in one round.",
         unit="names",
+    )
+    dns_servers: tuple[PeerAddress, ...] = attrs.field(
+        default=(),
+        converter=read_dns_servers,
+        metadata=about(
+            "DNS servers to ask instead of those of the system.",
+            kind="list of host:port",
+            range="IP addresses, at most 8; port 53 unless given",
+            example=(PeerAddress("192.0.2.53", 53),),
+        ),
+    )
+    dns_over_https: str = option(
+        "",
+        https_url,
+        """A DNS-over-HTTPS server to ask instead of DNS servers. Empty: none. With
+        tor.prefer_tor it is the only way to ask the network's DNS names.""",
+        example="https://dns.example/dns-query",
     )
     peers_file_path: str | None = attrs.field(
         default="peers.dat",
         converter=read_optional_path,
         metadata=about(
-            """The file that remembers addresses of peers (no effect yet). Bans that are in force
-            are kept beside it, under the same name with .bans added. Empty: memory only.""",
+            """The address book: the file that remembers addresses of peers. Beside it, under the
+            same name with .anchors and .bans added, are kept the two peers to come back to first,
+            and the bans in force. Empty: memory only.""",
             kind="path",
         ),
     )
@@ -327,14 +353,15 @@ class GossipConfig:
         None,
         optional(flag),
         """Whether private and loopback addresses count as addresses of peers. Not set: only if
-        listen_addr or a bootstrap peer is such an address. No effect yet.""",
+        listen_addr or a bootstrap peer is such an address.""",
         example=True,
     )
     diversity_exempt_networks: tuple[IPNetwork, ...] = attrs.field(
         default=("127.0.0.0/8", "::1/128"),
         converter=read_networks,
         metadata=about(
-            "Networks in which we may dial any number of peers. No effect yet.",
+            """Networks in which we may dial any number of peers. Elsewhere it is one for each IPv4
+            /16 and each IPv6 /32.""",
             kind="list of networks",
             range="at most 1000, in CIDR form",
         ),
@@ -343,8 +370,9 @@ class GossipConfig:
         default=None,
         converter=read_optional_path,
         metadata=about(
-            """A text file of IP prefixes and their AS numbers; we then dial at most one peer of
-            each.""",
+            """A file that says which autonomous system an IP address belongs to: lines of a prefix
+            and a number, or Bitcoin Core's asmap. We then dial at most one peer of each. A file
+            that changes is read again.""",
             kind="path",
             example="/var/lib/dig-gossip/as.txt",
         ),
@@ -407,7 +435,7 @@ class GossipConfig:
         eq=False,
         repr=False,
         metadata=about(
-            "What resolves host names. Not set: the reactor. No effect yet.",
+            "What resolves the network's DNS names. Not set: twisted.names.",
             kind="IHostnameResolver",
             in_file=False,
         ),
@@ -467,6 +495,11 @@ class GossipConfig:
         return f"{self.peers_file_path}.bans" if self.peers_file_path else ""
 
     @property
+    def anchor_file_path(self) -> str:
+        """Where anchors are kept; empty for memory only."""
+        return f"{self.peers_file_path}.anchors" if self.peers_file_path else ""
+
+    @property
     def max_inbound(self) -> int:
         """Slots for inbound sessions, at least 1."""
         return max(1, self.max_connections - self.target_outbound_count)
@@ -498,7 +531,6 @@ def _is_private(address: PeerAddress) -> bool:
 
 #: Features that can be configured and do not exist yet, with the test whether one is asked for.
 _NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
-    "as_table_path": lambda config: config.as_table_path is not None,
     "dandelion": lambda config: config.dandelion is not None and config.dandelion.enabled,
     "peer_id_rotation": lambda config: (
         config.peer_id_rotation is not None and config.peer_id_rotation.is_active

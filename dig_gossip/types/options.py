@@ -314,6 +314,32 @@ def endpoint(default_port: int) -> Rule[str]:
     return Rule(read, "URL", f"ws:// or wss://, port {default_port} unless given")
 
 
+def _read_https_url(value: object) -> str:
+    if value == "":
+        return ""
+    wrong = f"must be a URL such as https://dns.example/dns-query, not {show(value)}"
+    if not isinstance(value, str) or len(value) > _MAX_URL_CHARS:
+        raise ValueError(wrong)
+    # urlsplit() silently drops line breaks and tabs.
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError(wrong)
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as exc:
+        raise ValueError(f"{wrong} ({exc})") from exc
+    if url.scheme != "https" or not url.hostname or port == 0:
+        raise ValueError(wrong)
+    if "@" in url.netloc or url.fragment:
+        raise ValueError(f"must have neither a user name nor a fragment: {show(value)}")
+    check_host(url.hostname)
+    return value
+
+
+#: A URL of the web, over TLS; empty for none.
+https_url: Rule[str] = Rule(_read_https_url, "URL", "https://")
+
+
 # --- readers for values that come in several forms -------------------------------------------
 
 
@@ -358,6 +384,17 @@ def read_address(value: AddressLike, default_port: int | None = None) -> PeerAdd
         raise ValueError(f"must be {form}, not {show(value)}") from exc
     check_host(address.host)
     return address
+
+
+def read_dns_servers(value: Iterable[AddressLike]) -> tuple[PeerAddress, ...]:
+    """Read at most 8 IP literals with their ports, 53 where none is given."""
+    servers: dict[PeerAddress, None] = {}
+    for item in read_list(value, 8):
+        address = read_ip_address(item, 53)
+        if address.port == 0:
+            raise ValueError(f"the port of a DNS server must be 1 to 65535, not 0: {address}")
+        servers[address] = None
+    return tuple(servers)
 
 
 def read_bytes32(value: bytes | str | None) -> bytes32 | None:

@@ -25,7 +25,9 @@ async def gossip(reactor: Any) -> dict[str, object]:  # Any: every interface of 
     """Do everything once; returns what was seen."""
     from dig_gossip import DigMessageType, GossipConfig, GossipService, Message
 
-    one, two = (GossipService(GossipConfig(listen_addr="127.0.0.1:0")) for _ in range(2))
+    one, two = (
+        GossipService(GossipConfig(listen_addr="127.0.0.1:0", peers_file_path="")) for _ in range(2)
+    )
     try:
         mine, yours = await one.start(), await two.start()
         inbound = yours.inbound_receiver()

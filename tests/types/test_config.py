@@ -56,8 +56,11 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "peer_connect_interval": 30,
         "keepalive_ping_interval_secs": None,
         "keepalive_peer_timeout_secs": None,
+        "discovery": True,
         "dns_seed_timeout": 30,
         "dns_seed_batch_size": 2,
+        "dns_servers": (),
+        "dns_over_https": "",
         "peers_file_path": "peers.dat",
         "allow_private_addresses": None,
         "diversity_exempt_networks": LOOPBACK,
@@ -463,6 +466,34 @@ class EffectiveValueTests(ConfigTestCase):
         for bad in (["10.0.0.0/33"], ["x"], [5], "10.0.0.0/8", None, ["1.2.3.4"] * 1001):
             self.refused("diversity_exempt_networks", GossipConfig, diversity_exempt_networks=bad)
 
+    def test_dns_servers_are_addresses(self) -> None:
+        """IP literals, port 53 unless given, eight at most.  DSC-003"""
+        config = GossipConfig(dns_servers=["192.0.2.1", "[::1]:5353", ("192.0.2.1", 53)])
+        self.assertEqual(
+            config.dns_servers, (PeerAddress("192.0.2.1", 53), PeerAddress("::1", 5353))
+        )
+        self.assertEqual(
+            len(GossipConfig(dns_servers=[f"192.0.2.{n}" for n in range(8)]).dns_servers), 8
+        )
+        for bad in (["dns.example"], ["192.0.2.1:0"], "192.0.2.1", [5], ["192.0.2.1"] * 9):
+            self.refused("dns_servers", GossipConfig, dns_servers=bad)
+
+    def test_a_dns_over_https_server_is_a_url(self) -> None:
+        """Over TLS, without secrets in it.  DSC-003"""
+        for good in (
+            "",
+            "https://dns.example/dns-query",
+            "https://[::1]:8443/q?x=1",
+            "https://1.1.1.1",
+        ):
+            self.assertEqual(GossipConfig(dns_over_https=good).dns_over_https, good)
+        for bad in (
+            "http://dns.example/", "dns.example", "https://", "https://u:p@dns.example/", None, 5,
+            "https://dns.example/#x", "https://dns.example:0/", "https://dns.example:x/",
+            "https://a b/", "https://dns.example/\n", "https://-x/", "https://" + "x" * 3000,
+        ):  # fmt: skip
+            self.refused("dns_over_https", GossipConfig, dns_over_https=bad)
+
     def test_a_configuration_is_a_value(self) -> None:
         """It cannot change, compares by content, and evolves.  style §7.1"""
         config = GossipConfig(bootstrap_peers=["1.2.3.4:5"], relay=RelayConfig())
@@ -491,7 +522,6 @@ class AvailabilityTests(SynchronousTestCase):
     """Valid settings whose feature does not exist yet."""
 
     WANTED: dict[str, object] = {
-        "as_table_path": "as.txt",
         "dandelion": DandelionConfig(),
         "peer_id_rotation": PeerIdRotationConfig(),
         "tor": TorConfig(enabled=True),
