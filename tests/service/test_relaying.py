@@ -377,6 +377,7 @@ class LyingRelay(RelayCase):
         for connection in list(server._connections):
             server.perform([Transmit((connection,), " " * 1_100_000)])
         self.until(lambda: server.registry.counters["registrations"] == before + 2)
+        self.network.advance(1)  # until the last answer has arrived
         self.assertIs(relaying.client.state, RelayState.CONNECTED)
 
     def test_messages_that_nobody_vouches_for(self) -> None:
