@@ -31,6 +31,7 @@ from dig_gossip.relay.limits import Bucket
 from dig_gossip.relay.puncher import Puncher
 from dig_gossip.relay.punching import GiveUp, Punch, PunchEffect, Punching, Report, Request
 from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.ip import is_routable_ip, is_unicast_ip, packed_ip
 from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
 from dig_gossip.types.sections import RelayConfig
 from dig_gossip.types.stats import RelayStats
@@ -272,7 +273,9 @@ class Relaying:
         return (address,) if self._may_dial(address) else ()
 
     def _may_dial(self, address: PeerAddress) -> bool:
-        ip = address.ip
-        if ip is None or not address.port:
+        packed = packed_ip(address.host)
+        if packed is None or not address.port:
             return False
-        return ip.is_global or (self._config.allows_private_addresses and not ip.is_unspecified)
+        if self._config.allows_private_addresses:
+            return is_unicast_ip(packed)
+        return is_routable_ip(packed)
