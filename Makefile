@@ -7,7 +7,7 @@ STAMP = $(VENV)/.installed
 
 SOAK_SECONDS ?= 600
 
-.PHONY: run test interop stress soak lint types docs format clean wheel-check benchmarks \
+.PHONY: run test transactions interop stress soak lint types docs format clean wheel-check benchmarks \
 	sketch-check sanitize
 
 run: $(STAMP)
@@ -15,6 +15,10 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m twisted.trial -j2 tests
+
+# Thirty nodes, fifty transactions a second for a minute, in memory: minutes.
+transactions: $(STAMP)
+	DIG_GOSSIP_TRANSACTIONS=1 $(BIN)/python -m twisted.trial tests.service.test_transactions
 
 # Real counterparts that take long to install or to run: chia-blockchain, sslyze.
 interop: $(STAMP)
@@ -56,7 +60,7 @@ wheel-check: $(STAMP)
 	$(BIN)/python -m tests.wheel_check
 
 benchmarks: $(STAMP)
-	for script in sketch erlay plumtree memory connect latency throughput broadcast critical_latency relay; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in sketch erlay plumtree compact_blocks dandelion memory connect latency throughput broadcast critical_latency relay; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf build dist dig_gossip/*/*.so *.egg-info docs/_build _trial_temp* .mypy_cache .ruff_cache

@@ -40,6 +40,7 @@ from dig_gossip.errors import (
     SketchError,
     WrongDispatch,
 )
+from dig_gossip.gossip.compact_provider import ICompactBlockProvider, SplitBlock
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.gossip_service import GossipService, Lifecycle
@@ -61,6 +62,7 @@ from dig_gossip.types.peer import (
 from dig_gossip.types.reputation import PeerReputation, PenaltyReason
 from dig_gossip.types.sections import (
     BackpressureConfig,
+    CompactBlockConfig,
     DandelionConfig,
     ErlayConfig,
     IntroducerConfig,
@@ -87,11 +89,15 @@ __all__ = [
     "Subscription",
     "Verdict",
     "Identity",
+    # what an application may supply
+    "ICompactBlockProvider",
+    "SplitBlock",
     # configuration
     "GossipConfig",
     "Network",
     "PlumtreeConfig",
     "PeerOptions",
+    "CompactBlockConfig",
     "IntroducerConfig",
     "RelayConfig",
     "DandelionConfig",

@@ -17,10 +17,14 @@ TimerKey: TypeAlias = tuple[str, bytes]
 
 
 class Send(NamedTuple):
-    """Queue one message for each of ``peers``; it is encoded once for all of them."""
+    """Queue one message for each of ``peers``; it is encoded once for all of them.
+
+    ``verbatim``: it was pulled by its hash, so that no other form of it will do.
+    """
 
     peers: tuple[PeerId, ...]
     message: Message
+    verbatim: bool = False
 
 
 class Reply(NamedTuple):
@@ -44,6 +48,19 @@ class Request(NamedTuple):
     message: Message
     key: TimerKey
     timeout: float
+
+
+class Arrived(NamedTuple):
+    """Treat a message as one that the peer sent in full."""
+
+    peer: PeerId
+    message: Message
+
+
+class Spread(NamedTuple):
+    """Broadcast a message as if the application had asked for it."""
+
+    message: Message
 
 
 class SetTimer(NamedTuple):
@@ -97,6 +114,8 @@ Effect: TypeAlias = (
     Send
     | Reply
     | Request
+    | Arrived
+    | Spread
     | SetTimer
     | ClearTimer
     | Deliver

@@ -84,3 +84,11 @@ class BenchmarksTests(SynchronousTestCase):
     def test_eclipse_gives_a_verdict_for_each_counterpart(self) -> None:
         """Two counterparts, from books that were really poisoned.  design §6"""
         self.assert_verdicts(_smoke_run("eclipse.py", "--attacker", "5000"), 2)
+
+    def test_compact_blocks_arrive_and_give_verdicts(self) -> None:
+        """Ten hops, every overlap.  design §6"""
+        self.assert_verdicts(_smoke_run("compact_blocks.py"), 3)
+
+    def test_dandelion_gives_verdicts(self) -> None:
+        """Spies of each kind, on each network.  design §6"""
+        self.assert_verdicts(_smoke_run("dandelion.py"), 12)

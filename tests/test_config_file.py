@@ -284,7 +284,9 @@ class WritingTests(SynchronousTestCase):
     def test_the_default_file_sets_nothing(self) -> None:
         """Options at their default are commented out.  design §4"""
         text = to_toml(GossipConfig())
-        self.assertEqual(tomllib.loads(text), {"plumtree": {}, "peer_options": {}})
+        self.assertEqual(
+            tomllib.loads(text), {"plumtree": {}, "peer_options": {}, "compact_blocks": {}}
+        )
         self.assertEqual(parse_config(text), GossipConfig())
 
     def test_every_option_is_shown_with_its_meaning_and_default(self) -> None:

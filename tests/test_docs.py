@@ -37,7 +37,7 @@ PROGRAMS = {
     "asyncio_app": ["hello"],
 }
 #: Run below in ways of their own, or not programs.
-OTHERS = {"application", "pair", "test_in_memory"}
+OTHERS = {"application", "chia_blocks", "pair", "test_in_memory"}
 
 
 def page(name: str) -> str:
@@ -276,7 +276,7 @@ class CatalogTests(DocsCase):
         self.assertRaises(
             InvalidConfig,
             dig_gossip.GossipService,
-            dig_gossip.GossipConfig(erlay=dig_gossip.ErlayConfig()),
+            dig_gossip.GossipConfig(peer_id_rotation=dig_gossip.PeerIdRotationConfig()),
         )
 
 

@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "discovery.token_buckets",
                 "discovery.values",
                 "gossip",
+                "privacy",
                 "relay",
                 "tls.identity",
             }

@@ -29,6 +29,7 @@ from dig_gossip.errors import (
     SelfConnection,
     ServiceNotStarted,
 )
+from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import NodeType
 from dig_gossip.util.sanitize import sanitize_text, strip_control
 from dig_gossip.wire.handshake import Capability, Handshake
@@ -49,6 +50,20 @@ DEFAULT_CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability.DIG_PLUMTREE,
     Capability.DIG_CHUNK,
 )
+
+
+def offered_capabilities(config: GossipConfig) -> frozenset[int]:
+    """What a node of this configuration offers; a compact block provider adds its own later.
+
+    Source: wire §5.4.
+    """
+    offered = set(DEFAULT_CAPABILITIES)
+    if config.dandelion is not None and config.dandelion.enabled:
+        offered.add(Capability.DIG_STEM)
+    if config.erlay is not None:
+        offered.add(Capability.DIG_ERLAY)
+    return frozenset(offered)
+
 
 _ENABLED = "1"
 _MIN_VERSION: Final = tuple(int(part) for part in MIN_COMPATIBLE_PROTOCOL_VERSION.split("."))

@@ -109,6 +109,8 @@ class Opening:
         self._host = host
         self._clock = clock
         self._ended = ended or _nobody_waits
+        #: the capabilities that our handshake names, noted by a host that cares
+        self.offered: frozenset[int] = frozenset()
         self._is_open = False
         self._finished = False
         self._deadline = clock.call_later(timeout, self._expired)

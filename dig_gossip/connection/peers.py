@@ -78,6 +78,7 @@ class Peers:
         self, config: GossipConfig, identity: Identity, clock: Clock, rng: random.Random
     ) -> None:
         self.network = config.handshake_string
+        self.capabilities = handshake.offered_capabilities(config)  # of handshakes to come
         self.own_id = identity.peer_id
         self.table: PeerTable[Session] = PeerTable(now=clock.monotonic)
         self.diversity = Diversity(
@@ -103,8 +104,6 @@ class Peers:
     def observe(self, observer: PeersObserver) -> None:
         """Say who is told about sessions; once, before anything starts."""
         self._observer = observer
-
-    # -- questions
 
     def get(self, peer_id: PeerId) -> Session:
         """The session of a peer.
@@ -158,8 +157,6 @@ class Peers:
     def openings(self) -> int:
         """Connections that are not registered yet, both directions."""
         return len(self._openings)
-
-    # -- gates
 
     def accept(
         self,
@@ -269,6 +266,7 @@ class Peers:
                 network_id=network or self.network,
                 software_version=self._config.software_version,
                 server_port=advertised.port if advertised is not None else 0,
+                capabilities=sorted(self.capabilities),
             )
         )
 
@@ -282,6 +280,7 @@ class Peers:
         """
         peer_id = self._identified(opening)
         self._admit(opening, peer_id, greeted=False)
+        opening.offered = self.capabilities
         self._greeted[peer_id] = opening
 
     def register(self, opening: Opening, remote: RemoteHandshake) -> Session:
@@ -299,6 +298,7 @@ class Peers:
                 raise
             resolution = self._admit(opening, peer_id, greeted=False)
         if not opening.is_outbound:
+            opening.offered = self.capabilities
             opening.send_handshake()
         session = Session(
             self,
@@ -309,6 +309,7 @@ class Peers:
             address=opening.address,
             is_outbound=opening.is_outbound,
             remote=remote,
+            offered=opening.offered,
             ping_interval=self._config.ping_interval,
             peer_timeout=self._config.peer_timeout,
             levels=self._config.backpressure,

@@ -118,6 +118,7 @@ class _Waiter:
 class Session:
     """One registered peer.
 
+    :param offered: the capabilities that our own handshake named.
     :param levels: thresholds of backpressure; None for none.
     :param rate_limit_factor: share of the peer's limits that we use; None switches the rate
         limits off, in both directions.
@@ -143,6 +144,7 @@ class Session:
         address: PeerAddress,
         is_outbound: bool,
         remote: RemoteHandshake,
+        offered: frozenset[int],
         ping_interval: float,
         peer_timeout: float,
         levels: BackpressureConfig | None = None,
@@ -153,6 +155,7 @@ class Session:
         self.address = address
         self.is_outbound = is_outbound
         self.remote = remote
+        self._offered = offered
         self.transport = transport
         self.tolerates_dig = remote.tolerates_dig
         is_plain = not remote.tolerates_dig and not remote.is_rust
@@ -228,6 +231,10 @@ class Session:
     def speaks_plumtree(self) -> bool:
         """Whether the peer takes part in the tree (capability 201)."""
         return self.remote.has(Capability.DIG_PLUMTREE)
+
+    def shares(self, capability: int) -> bool:
+        """Whether both ends have named a capability: only then is the feature used."""
+        return capability in self._offered and self.remote.has(capability)
 
     @property
     def has_requests(self) -> bool:

@@ -136,6 +136,8 @@ class Plumtree:
     Source: behaviour PLT-001 to PLT-009, PLT-101-X to PLT-107-X, PRF-003; design D6.
     """
 
+    names: Final = frozenset({ANNOUNCE_TIMER[0], MISSING_TIMER[0], PURGE_TIMER[0]})
+
     def __init__(
         self,
         config: PlumtreeConfig,
@@ -314,6 +316,22 @@ class Plumtree:
             sighting.source = peer
         self._forward(digest, message, sighting, aware, now, effects)
         return effects
+
+    def carried_elsewhere(self, peer: PeerId | None, message: Message) -> None:
+        """Note a message that another engine carries, so that nobody's announcement fetches it.
+
+        Peers without that engine announce such messages, and send what is pulled.
+
+        :param peer: who sent it; None for the application.
+        Source: behaviour INT-001.
+        """
+        digest = message_hash(message)
+        link = None if peer is None else self._tree.get(peer)
+        if link is not None and link.pulls:
+            link.answered(digest, self._now())
+        self._fetching.found(digest)
+        if self._seen.get(digest) is None:
+            self._seen.add(digest, Sighting(_REMOTE, self._now(), None))
 
     def validated(self, message_hash: bytes, verdict: Verdict) -> list[Effect]:
         """Deliver and forward a message, or drop it, as its validator says.
@@ -559,7 +577,8 @@ class Plumtree:
             sighting = self._seen.get(digest)
             if sighting is not None and sighting.aware is not None:
                 sighting.aware.add(link.peer)
-            return self._push((link.peer,), found)
+            self.counters.pushed += 1
+            return [Send((link.peer,), found, verbatim=True)]
         if found is Miss.ABSENT:
             self.counters.cache_misses += 1
         else:

@@ -14,7 +14,6 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python import threadable
@@ -31,13 +30,15 @@ from dig_gossip.errors import (
     RequestRejected,
     WrongDispatch,
 )
-from dig_gossip.service.router import Validator, check_size
+from dig_gossip.gossip.compact_provider import ICompactBlockProvider
+from dig_gossip.service.judging import Validator
+from dig_gossip.service.router import check_size
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.peer import AddressLike, NodeType, PeerAddress, PeerConnection, PeerId
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.types.stats import GossipStats, RelayStats
 from dig_gossip.wire import registry
-from dig_gossip.wire.chia import RequestPeers, RespondPeers, TimestampedPeerInfo
+from dig_gossip.wire.chia import NewTransaction, RequestPeers, RespondPeers, TimestampedPeerInfo
 from dig_gossip.wire.dig import RegisterAck
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
@@ -159,9 +160,8 @@ class GossipHandle:
         node = self._node
         sessions = list(node.peers.table)
         totals = node.peers.sum()
-        extra: dict[str, int] = attrs.asdict(node.router.plumtree.counters)
+        extra = node.router.counted()
         extra.update(node.peers.counters)
-        extra.update(node.router.counters)
         extra.update(node.discovery.counters)
         extra["bans_active"] = node.peers.reputations.active_bans
         extra["host_bans_active"] = node.peers.reputations.active_host_bans
@@ -234,6 +234,47 @@ class GossipHandle:
         Source: behaviour PLT-104-X.
         """
         self._node.router.set_validator(opcode, validator)
+
+    def set_compact_block_provider(self, provider: ICompactBlockProvider) -> None:
+        """Let blocks travel without the transactions that the other side has.
+
+        Sessions that are open already go on without. So call it when the node has started, in
+        the same turn, before anybody can have connected.
+
+        :raises InvalidConfig: it does not implement the interface, or there is one already.
+        :raises ServiceNotStarted: the node does not run.
+        Source: behaviour §23.
+        """
+        self._node.router.set_compact_block_provider(provider)
+
+    # -- transactions of our own
+
+    @_quick_method
+    def submit_transaction(
+        self, tx_id: bytes, payload: bytes, announce: NewTransaction | bytes
+    ) -> None:
+        """Make a transaction of ours known without showing that it is ours.
+
+        With ``dandelion`` configured it travels a stem of relays before anybody announces it;
+        without, it is announced at once. Until :meth:`is_stem_only` says no, do not answer
+        anybody who asks for it.
+
+        :param tx_id: 32 bytes.
+        :param payload: the encoded transaction, at most 1 MiB less 52 bytes.
+        :param announce: its ``NewTransaction``, or that one's 48 bytes.
+        :raises ClientError: ``announce`` is about another transaction.
+        :raises Backpressured: the transaction is too large for any relay.
+        Source: behaviour PRV-002.
+        """
+        self._node.router.submit_transaction(bytes(tx_id), payload, bytes(announce))
+
+    def is_stem_only(self, tx_id: bytes) -> bool:
+        """Whether nobody may be told of a transaction yet, because only its stem knows it.
+
+        :raises ServiceNotStarted: the node does not run.
+        Source: behaviour PRV-002.
+        """
+        return self._node.router.is_stem_only(bytes(tx_id))
 
     # -- outbound messages
 

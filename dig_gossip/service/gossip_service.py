@@ -370,6 +370,7 @@ class Node:
         if self.introducer is not None:
             await self._step("introducer", self.introducer.stop)
         await self._step("dials", self.dialer.stop)
+        await self._step("stems", self.router.end_stems)
         if self.relaying is not None:
             await self._step("relay", self.relaying.stop)
         await self._step("sessions", self.peers.shutdown)

@@ -4,7 +4,12 @@ The router is the only performer of effects. Engines decide, the router sends, s
 delivers and charges; a peer that vanished meanwhile makes an effect a no-op. An exception out of
 an engine is our bug: it is logged and counted, and the node runs on.
 
-Source: behaviour MSG-101-X, MSG-105-X, MSG-106-X, PLT-104-X; style §4.
+Two tables say whose a message is: one for messages without a correlation id, one for those with
+one, each with a handler for every opcode. One table says whose a timer or a request is: each engine
+has names of its own. Plumtree is always there; other engines are made when they are configured and
+told of those sessions only that share their capability.
+
+Source: behaviour MSG-101-X, MSG-105-X, MSG-106-X, PLT-104-X; wire §5.4; style §4.
 """
 
 from __future__ import annotations
@@ -12,34 +17,45 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from inspect import iscoroutine
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from dig_gossip.connection.lanes import Offer
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.connection.session import Session
 from dig_gossip.connection.websocket import LARGEST_MESSAGE_BYTES
-from dig_gossip.constants import VALIDATOR_TIMEOUT_SECS, WS_MAX_MESSAGE_BYTES
+from dig_gossip.constants import WS_MAX_MESSAGE_BYTES
 from dig_gossip.effects import (
+    Arrived,
     ClearTimer,
     Deliver,
     Effect,
     HoldReading,
     Penalize,
     ReleaseReading,
+    Reply,
+    Request,
     Send,
     SetTimer,
+    Spread,
     TimerKey,
     Validate,
 )
-from dig_gossip.errors import Backpressured, ClientError, ClientErrorKind, WrongDispatch
+from dig_gossip.errors import (
+    Backpressured,
+    ClientError,
+    ClientErrorKind,
+    WrongDispatch,
+)
+from dig_gossip.gossip.compact import CompactBlocks
+from dig_gossip.gossip.compact_provider import ICompactBlockProvider
+from dig_gossip.gossip.erlay import Erlay
 from dig_gossip.gossip.plumtree import Plumtree
-from dig_gossip.gossip.values import PeerMode, Verdict
+from dig_gossip.gossip.values import Verdict
+from dig_gossip.service.engines import Engines, Event
+from dig_gossip.service.judging import Judgement, Validator, Validators
 from dig_gossip.service.subscriptions import Subscriptions
 from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
@@ -47,6 +63,7 @@ from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import (
     ChiaMessageType,
@@ -54,14 +71,15 @@ from dig_gossip.wire.opcodes import (
     RoutingClass,
     opcode_name,
     routing_class,
+    valid_replies,
 )
-
-#: What a validator may say: a verdict, or the reason for which the sender is to be charged.
-Judgement: TypeAlias = Verdict | PenaltyReason
-Validator: TypeAlias = Callable[[PeerId, Message], "Judgement | Deferred[Judgement]"]
+from dig_gossip.wire.stem import StemTransaction, announced_tx_id, check_announcement
 
 #: In whose name messages come that nobody vouches for; no key has this hash.
 RELAY_PEER: Final = PeerId(bytes(32))
+
+#: Takes in one message of one session.
+_Handler: TypeAlias = Callable[[Session, Message], None]
 
 _PLUMTREE_CONTROL = frozenset(
     {
@@ -72,13 +90,6 @@ _PLUMTREE_CONTROL = frozenset(
     }
 )
 _GOSSIPED = frozenset({RoutingClass.FLOOD, RoutingClass.TX})
-
-
-def mode_of(session: Session) -> PeerMode:
-    """How a session takes part in gossip (design D5)."""
-    if not session.tolerates_dig:
-        return PeerMode.CHIA
-    return PeerMode.TREE if session.speaks_plumtree else PeerMode.FLOOD
 
 
 class SessionWatcher(Protocol):
@@ -117,24 +128,63 @@ class Router:
         subscriptions: Subscriptions,
         discovery: DiscoveryEvents,
     ) -> None:
-        self.plumtree = Plumtree(
-            config.plumtree,
-            fanout=config.gossip_fanout,
-            max_seen=config.max_seen_messages,
-            now=clock.monotonic,
-            rng=rng,
-        )
+        self.engines = Engines(config, clock, rng)
+        self.plumtree = self.engines.plumtree
+        self.dandelion = self.engines.dandelion
+        self.erlay = self.engines.erlay
         self.counters: Counter[str] = Counter()
         self.watchers: list[SessionWatcher] = []
+        self._config = config
         self._peers = peers
         self._clock = clock
         limited = config.peer_options.enforce_rate_limits
         self._rows = send_rows(both_v2=True, is_rust=False) if limited else None
         self._subscriptions = subscriptions
         self._timers: dict[TimerKey, Timer] = {}
-        self._validators: dict[int, Validator] = {}
-        self._validating: set[Deferred[Judgement]] = set()
+        self._validators = Validators(clock, self.counters)
         self._discovery = discovery
+        #: opcodes of blocks that may cross a link in another form
+        self._blocks: frozenset[int] = frozenset()
+        self._stopped = False
+        self._wire()
+
+    @property
+    def compact(self) -> CompactBlocks | None:
+        """The engine of compact blocks, once there is a provider."""
+        return self.engines.compact
+
+    def _wire(self) -> None:
+        """Say whose each message is."""
+        plain = [self._handler(opcode, has_id=False) for opcode in range(256)]
+        with_id = [self._handler(opcode, has_id=True) for opcode in range(256)]
+        if self.erlay is not None:
+            for handlers in (plain, with_id):
+                handlers[DigMessageType.RECONCILIATION_SKETCH] = self._sketch_received
+        if self.dandelion is not None:
+            plain[DigMessageType.STEM_TRANSACTION] = self._stem_received
+        if self.compact is not None:
+            plain[DigMessageType.NEW_COMPACT_BLOCK] = self._compact_received
+            with_id[DigMessageType.NEW_COMPACT_BLOCK] = self._ignored
+            for handlers in (plain, with_id):
+                handlers[DigMessageType.REQUEST_BLOCK_TRANSACTIONS] = self._compact_received
+        if self.dandelion is not None or self.compact is not None or self.erlay is not None:
+            plain[ChiaMessageType.NEW_TRANSACTION] = self._transaction_received
+        self._plain, self._with_id = tuple(plain), tuple(with_id)
+
+    def _handler(self, opcode: int, *, has_id: bool) -> _Handler:
+        """What Plumtree and the application have to do with an opcode."""
+        routing = routing_class(opcode, has_id)
+        if routing in _GOSSIPED and not has_id:
+            return self._gossip_received
+        if opcode == ChiaMessageType.REQUEST_PEERS:
+            return self._peers_requested
+        if opcode == ChiaMessageType.RESPOND_PEERS:
+            return self._peers_received
+        if opcode in _PLUMTREE_CONTROL:
+            return self._control_received
+        if routing is RoutingClass.CONTROL:
+            return self._ignored
+        return self._delivered
 
     # -- what the application asks for
 
@@ -153,34 +203,75 @@ class Router:
         check_size(message)
         if self._rows is not None and len(message.data) > self._rows[message.type].max_size:
             raise Backpressured(f"no peer takes a {opcode_name(message.type)} this large")
-        result = self.plumtree.broadcast(message, exclude)
+        engine: Plumtree | Erlay = self.plumtree
+        if message.type == ChiaMessageType.NEW_TRANSACTION:
+            self._heard(message)
+            self.engines.transaction_passes(None, message)
+            engine = self.engines.of_transactions
+        result = engine.broadcast(message, exclude)
         return self._perform(result.effects) + result.announced
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what an engine outside of the router wants done."""
         self._guarded(lambda: effects)
 
+    def submit_transaction(self, tx_id: bytes, payload: bytes, announcement: bytes) -> None:
+        """Send a transaction on its stem; announce it at once if there is no Dandelion++.
+
+        :param announcement: the body of its ``NewTransaction``.
+        :raises ClientError: that is the announcement of something else.
+        :raises Backpressured: no relay takes a transaction this large.
+        Source: behaviour PRV-002.
+        """
+        body = StemTransaction(check_announcement(tx_id, announcement), payload)
+        if self.dandelion is None:
+            self.broadcast(Message(ChiaMessageType.NEW_TRANSACTION, None, announcement), None)
+            return
+        row = None if self._rows is None else self._rows[StemTransaction.OPCODE]
+        if row is not None and len(bytes(body)) > row.max_size:
+            raise Backpressured("no peer takes a transaction this large")
+        self._perform(self.dandelion.submit(body))
+
+    def is_stem_only(self, tx_id: bytes) -> bool:
+        """Whether a transaction must not be given to anybody yet."""
+        return self.dandelion is not None and self.dandelion.is_stem_only(tx_id)
+
+    def set_compact_block_provider(self, provider: ICompactBlockProvider) -> None:
+        """Send and take compact blocks, in all sessions that are opened from now on.
+
+        :raises InvalidConfig: it is no provider, or there is one already.
+        """
+        self._blocks = self.engines.add_compact(provider).opcodes
+        self._peers.capabilities |= {Capability.DIG_COMPACT}
+        self._wire()
+
     def set_validator(self, opcode: int, validator: Validator | None) -> None:
         """Ask ``validator`` about every gossiped message of this opcode; None asks nobody."""
-        if routing_class(opcode, False) not in _GOSSIPED:
+        spreads = routing_class(opcode, False) in _GOSSIPED
+        if not spreads and opcode != DigMessageType.STEM_TRANSACTION:
             raise WrongDispatch(f"{opcode_name(opcode)} is not a message that spreads")
-        if validator is None:
-            self._validators.pop(opcode, None)
-        else:
-            self._validators[opcode] = validator
+        self._validators.set(opcode, validator)
+
+    def counted(self) -> dict[str, int]:
+        """What all engines and the router have counted, by name."""
+        return {**self.engines.counted(), **self.counters}
 
     def reconcile(self) -> None:
         """Make the engine's peers those of the table, should they ever differ.  PLT-107-X"""
-        modes = {session.peer_id: mode_of(session) for session in self._peers.table}
-        self._guarded(lambda: self.plumtree.reconcile(modes))
+        self._all_guarded(self.engines.reconcile(self._peers.table))
+
+    def end_stems(self) -> None:
+        """Announce our own transactions that are still on their stems; the sessions end next."""
+        if self.dandelion is not None:
+            self._guarded(self.dandelion.shut_down)
 
     def stop(self) -> None:
         """Drop timers and pending verdicts."""
+        self._stopped = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        for verdict in list(self._validating):
-            verdict.cancel()
+        self._validators.stop()
 
     # -- the observer of peers
 
@@ -188,13 +279,13 @@ class Router:
         """A session begins: it joins gossip, and we ask a peer that we dialed for others."""
         self._guarded(lambda: self._discovery.session_up(session))
         score = self._peers.reputation(session.peer_id).score
-        self._guarded(lambda: self.plumtree.peer_up(session.peer_id, mode_of(session), score))
+        self._all_guarded(self.engines.peer_up(session, score))
         for watcher in self.watchers:
             watcher.peer_up(session)
 
     def peer_down(self, session: Session) -> None:
         """A session has ended."""
-        self._guarded(lambda: self.plumtree.peer_down(session.peer_id))
+        self._all_guarded(self.engines.peer_down(session.peer_id))
         self._guarded(lambda: self._discovery.session_down(session))
         for watcher in self.watchers:
             watcher.peer_down(session)
@@ -208,15 +299,13 @@ class Router:
         routing = routing_class(message.type, message.id is not None)
         if message.id is not None or routing not in _GOSSIPED:
             return
-        engine, asks = self.plumtree, message.type in self._validators
-        self._guarded(lambda: engine.peer_up(RELAY_PEER, PeerMode.CHIA))
-        self._guarded(lambda: engine.received(RELAY_PEER, message, asks))
-        self._guarded(lambda: engine.peer_down(RELAY_PEER))
+        asks = message.type in self._validators
+        self._all_guarded(self.engines.visited(RELAY_PEER, message, asks))
 
     def dig_tolerated(self, session: Session) -> None:
         """A plain session turns out to know DIG opcodes."""
         score = self._peers.reputation(session.peer_id).score
-        self._guarded(lambda: self.plumtree.peer_up(session.peer_id, mode_of(session), score))
+        self._all_guarded(self.engines.peer_up(session, score))
 
     def rtt_measured(self, session: Session, seconds: float) -> None:
         """A round trip was measured: the tree may improve."""
@@ -229,28 +318,76 @@ class Router:
 
     def message_received(self, session: Session, message: Message) -> None:
         """Route one message that answers none of our requests."""
-        opcode = message.type
-        if message.id is None:
-            routing = routing_class(opcode, False)
-            if routing in _GOSSIPED:
-                peer, asks = session.peer_id, opcode in self._validators
-                self._guarded(lambda: self.plumtree.received(peer, message, asks))
-                return
-        else:
-            routing = routing_class(opcode, True)
-        if opcode == ChiaMessageType.REQUEST_PEERS:
-            # Some peers drop the link when this goes unanswered (CON-004.2).
-            answer = self._discovery.peers_requested(session.peer_id)
-            answering = Message(ChiaMessageType.RESPOND_PEERS, message.id, answer)
-            session.send(OutboundFrame(answering), is_reply=True)
-        elif opcode == ChiaMessageType.RESPOND_PEERS:
-            self._guarded(lambda: self._discovery.peers_received(session.peer_id, message.data))
-        elif opcode in _PLUMTREE_CONTROL:
-            self._guarded(lambda: self.plumtree.control_received(session.peer_id, message))
-        elif routing is RoutingClass.CONTROL:
-            self.counters[f"ignored.{opcode_name(opcode)}"] += 1
-        else:
-            self._subscriptions.publish(session.peer_id, message)
+        handlers = self._plain if message.id is None else self._with_id
+        handlers[message.type](session, message)
+
+    # -- whose a message is
+
+    def _gossip_received(self, session: Session, message: Message) -> None:
+        peer, asks = session.peer_id, message.type in self._validators
+        self._guarded(lambda: self.plumtree.received(peer, message, asks))
+
+    def _transaction_received(self, session: Session, message: Message) -> None:
+        self._heard(message)
+        peer, asks = session.peer_id, message.type in self._validators
+        self.engines.transaction_passes(peer, message)
+        engine = self.engines.of_transactions
+        self._guarded(lambda: engine.received(peer, message, asks))
+
+    def _sketch_received(self, session: Session, message: Message) -> None:
+        erlay = self.erlay
+        assert erlay is not None
+        self.engines.weigh(session)
+        self._guarded(lambda: erlay.requested(session.peer_id, message))
+
+    def _control_received(self, session: Session, message: Message) -> None:
+        self._guarded(lambda: self.plumtree.control_received(session.peer_id, message))
+
+    def _compact_received(self, session: Session, message: Message) -> None:
+        compact = self.compact
+        assert compact is not None
+        self._guarded(lambda: compact.received(session.peer_id, message))
+
+    def _stem_received(self, session: Session, message: Message) -> None:
+        dandelion, peer = self.dandelion, session.peer_id
+        assert dandelion is not None
+        if not session.shares(Capability.DIG_STEM):
+            self._ignored(session, message)
+            return
+
+        def judged(judgement: Judgement) -> None:
+            if self._charged(peer, judgement) is Verdict.ACCEPT:
+                self._guarded(lambda: dandelion.received(peer, message))
+
+        if message.type not in self._validators:
+            judged(Verdict.ACCEPT)
+        elif not self._validators.is_busy:
+            self._validators.ask(peer, message, judged)
+
+    def _peers_requested(self, session: Session, message: Message) -> None:
+        # Some peers drop the link when this goes unanswered (CON-004.2).
+        answer = self._discovery.peers_requested(session.peer_id)
+        answering = Message(ChiaMessageType.RESPOND_PEERS, message.id, answer)
+        session.send(OutboundFrame(answering), is_reply=True)
+
+    def _peers_received(self, session: Session, message: Message) -> None:
+        self._guarded(lambda: self._discovery.peers_received(session.peer_id, message.data))
+
+    def _ignored(self, session: Session, message: Message) -> None:
+        self.counters[f"ignored.{opcode_name(message.type)}"] += 1
+
+    def _delivered(self, session: Session, message: Message) -> None:
+        self._subscriptions.publish(session.peer_id, message)
+
+    def _heard(self, message: Message) -> None:
+        """Tell those whom it concerns that a transaction is public."""
+        tx_id = announced_tx_id(message.type, message.data)
+        if tx_id is None:
+            return
+        if self.compact is not None:
+            self.compact.transaction_heard(tx_id)
+        if self.dandelion is not None:
+            self._perform(self.dandelion.announced(tx_id))
 
     # -- the performer
 
@@ -261,6 +398,10 @@ class Router:
             self.counters["engine_errors"] += 1
             self._log.failure("an engine failed; the node goes on", event="engine_failed")
 
+    def _all_guarded(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._guarded(event)
+
     def _perform(self, effects: Iterable[Effect]) -> int:
         accepted = 0
         for effect in effects:
@@ -268,6 +409,9 @@ class Router:
                 accepted += self._send(effect)
             elif isinstance(effect, Deliver):
                 self._peers.delivered(effect.peer, effect.message.type)
+                if effect.message.type in self._blocks:
+                    assert self.compact is not None
+                    self.compact.block_known(effect.message)
                 self._subscriptions.publish(effect.peer, effect.message)
             elif isinstance(effect, SetTimer):
                 self._clear_timer(effect.key)
@@ -285,9 +429,32 @@ class Router:
                 self._peers.hold(effect.peer, self)
             elif isinstance(effect, ReleaseReading):
                 self._peers.release(effect.peer, self)
+            else:
+                accepted += self._perform_rare(effect)
         return accepted
 
+    def _perform_rare(self, effect: Arrived | Spread | Reply | Request) -> int:
+        if isinstance(effect, Arrived):
+            asks = effect.message.type in self._validators
+            return self._perform(self.plumtree.received(effect.peer, effect.message, asks))
+        if isinstance(effect, Spread):
+            return self.broadcast(effect.message, None)
+        if isinstance(effect, Request):
+            self._request(effect)
+            return 0
+        session = self._peers.table.get(effect.peer)
+        if session is None:
+            return 0
+        return 1 if session.send(OutboundFrame(effect.message), is_reply=True) else 0
+
     def _send(self, effect: Send) -> int:
+        if effect.message.type in self._blocks and not effect.verbatim:
+            assert self.compact is not None
+            sends = self.compact.outbound(effect.peers, effect.message)
+            return sum(self._send_as_is(send) for send in sends)
+        return self._send_as_is(effect)
+
+    def _send_as_is(self, effect: Send) -> int:
         frame = OutboundFrame(effect.message)
         table = self._peers.table
         accepted = 0
@@ -307,47 +474,69 @@ class Router:
 
     def _timer_fired(self, key: TimerKey) -> None:
         self._timers.pop(key, None)
-        self._guarded(lambda: self.plumtree.timer_fired(key))
+        if (peer := self.engines.begins_round(key)) is not None:
+            self.engines.weigh(self._peers.table.get(peer))
+        self._guarded(lambda: self.engines.timed[key[0]].timer_fired(key))
+
+    def _request(self, effect: Request) -> None:
+        session = self._peers.table.get(effect.peer)
+
+        def answered(answer: Any) -> None:  # Any: a Failure stands for no answer
+            message = answer if isinstance(answer, Message) else None
+            if not self._stopped:
+                engine = self.engines.asked[effect.key[0]]
+                self._guarded(lambda: engine.answered(effect.peer, effect.key, message))
+
+        if session is None:
+            answered(None)
+            return
+        opcode, data = effect.message.type, effect.message.data
+        try:
+            waiting = session.request(opcode, data, valid_replies(opcode), effect.timeout)
+        except WrongDispatch:
+            answered(None)
+            return
+        handled(waiting.addBoth(answered))
 
     # -- validators
 
     def _validate(self, effect: Validate) -> None:
-        validator = self._validators.get(effect.message.type)
-        if validator is None:  # removed meanwhile
-            self._judged(Verdict.ACCEPT, effect)
-            return
-        try:
-            answer = validator(effect.peer, effect.message)
-        except Exception:
-            self._log.failure("a validator failed", event="validator_failed")
-            self._judged(Verdict.IGNORE, effect)
-            return
-        if iscoroutine(answer):
-            answer = Deferred.fromCoroutine(answer)
-        if not isinstance(answer, Deferred):
-            self._judged(answer, effect)
-            return
-        handled(answer.addTimeout(VALIDATOR_TIMEOUT_SECS, self._clock.reactor))
-        self._validating.add(answer)
+        def judged(judgement: Judgement) -> None:
+            self._judged(judgement, effect)
 
-        def done(result: Judgement | Failure) -> None:
-            self._validating.discard(answer)
-            if isinstance(result, Failure):
-                self.counters["validator_timeouts_or_errors"] += 1
-                result = Verdict.IGNORE
-            self._judged(result, effect)
-
-        handled(answer.addBoth(done))
+        self._validators.ask(effect.peer, effect.message, judged)
 
     def _judged(self, judgement: Judgement, effect: Validate) -> None:
-        if effect.peer == RELAY_PEER:
-            judgement = Verdict.REJECT if isinstance(judgement, PenaltyReason) else judgement
-        elif isinstance(judgement, PenaltyReason):
-            self._peers.penalize(effect.peer, judgement)
-            judgement = Verdict.REJECT
-        elif judgement is Verdict.REJECT:
-            self._peers.penalize(effect.peer, PenaltyReason.PROTOCOL_VIOLATION)
-        self._guarded(lambda: self.plumtree.validated(effect.message_hash, judgement))
+        if effect.message.type in self._blocks and _blames(judgement):
+            compact = self.compact
+            assert compact is not None
+            doubted = compact.rejected(effect.message_hash, _reason(judgement))
+            if doubted is not None:
+                self._guarded(lambda: doubted)
+                judgement = Verdict.IGNORE
+        verdict = self._charged(effect.peer, judgement)
+        is_transaction = effect.message.type == ChiaMessageType.NEW_TRANSACTION
+        engine = self.engines.of_transactions if is_transaction else self.plumtree
+        self._guarded(lambda: engine.validated(effect.message_hash, verdict))
+
+    def _charged(self, peer: PeerId, judgement: Judgement) -> Verdict:
+        """Charge a peer if the judgement says so; what is to become of its message."""
+        if not _blames(judgement):
+            assert isinstance(judgement, Verdict)
+            return judgement
+        if peer != RELAY_PEER:
+            self._peers.penalize(peer, _reason(judgement))
+        return Verdict.REJECT
+
+
+def _blames(judgement: Judgement) -> bool:
+    return isinstance(judgement, PenaltyReason) or judgement is Verdict.REJECT
+
+
+def _reason(judgement: Judgement) -> PenaltyReason:
+    if isinstance(judgement, PenaltyReason):
+        return judgement
+    return PenaltyReason.PROTOCOL_VIOLATION
 
 
 def check_size(message: Message, *, is_answer: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dig_gossip.types.config import (
     BackpressureConfig,
+    CompactBlockConfig,
     DandelionConfig,
     ErlayConfig,
     GossipConfig,
@@ -32,6 +33,7 @@ from dig_gossip.types.stats import GossipStats, RelayStats
 __all__ = [
     "GossipConfig",
     "BackpressureConfig",
+    "CompactBlockConfig",
     "DandelionConfig",
     "ErlayConfig",
     "IntroducerConfig",

@@ -47,6 +47,7 @@ from dig_gossip.types.options import (
 from dig_gossip.types.peer import AddressLike, PeerAddress, PeerId
 from dig_gossip.types.sections import (
     BackpressureConfig,
+    CompactBlockConfig,
     DandelionConfig,
     ErlayConfig,
     IntroducerConfig,
@@ -60,6 +61,7 @@ from dig_gossip.types.sections import (
 __all__ = [
     "GossipConfig",
     "BackpressureConfig",
+    "CompactBlockConfig",
     "DandelionConfig",
     "ErlayConfig",
     "IntroducerConfig",
@@ -397,6 +399,11 @@ class GossipConfig:
     peer_options: PeerOptions = section(
         PeerOptions, "How each session treats its peer.", optional=False
     )
+    compact_blocks: CompactBlockConfig = section(
+        CompactBlockConfig,
+        "Blocks without the transactions that a peer has already.",
+        optional=False,
+    )
 
     # --- parts that are off unless configured ------------------------------------------------
     introducer: IntroducerConfig | None = section(IntroducerConfig, "The introducer to ask.")
@@ -531,12 +538,10 @@ def _is_private(address: PeerAddress) -> bool:
 
 #: Features that can be configured and do not exist yet, with the test whether one is asked for.
 _NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
-    "dandelion": lambda config: config.dandelion is not None and config.dandelion.enabled,
     "peer_id_rotation": lambda config: (
         config.peer_id_rotation is not None and config.peer_id_rotation.is_active
     ),
     "tor": lambda config: config.tor is not None and config.tor.enabled,
-    "erlay": lambda config: config.erlay is not None,
 }
 
 #: Their names, for documentation.

@@ -357,6 +357,32 @@ class ErlayConfig:
     )
 
 
+@attrs.frozen(kw_only=True, field_transformer=checked("compact_blocks"))
+class CompactBlockConfig:
+    """Blocks without the transactions that a peer has already; needs a provider."""
+
+    max_missing_transactions: int = option(
+        c.COMPACT_BLOCK_MAX_MISSING_TXS,
+        integer(0, 64),
+        """Up to this many missing transactions are asked for in any case. With fetch_by_bytes off,
+        the whole block is asked for when more are missing.""",
+        unit="transactions",
+    )
+    fetch_by_bytes: bool = option(
+        True,
+        flag,
+        """Ask for the missing transactions, however many, whenever that takes fewer bytes than the
+        whole block.""",
+    )
+    prefill_bytes: int = option(
+        c.COMPACT_PREFILL_BYTES,
+        integer(0, 1_000_000),
+        """How many bytes of transactions to send along unasked: those that we had to ask for
+        ourselves, and those that are younger than two seconds.""",
+        unit="bytes",
+    )
+
+
 @attrs.frozen(kw_only=True, field_transformer=checked("backpressure"))
 class BackpressureConfig:
     """What to do when a peer takes messages more slowly than we have them."""

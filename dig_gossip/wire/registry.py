@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dig_gossip.errors import GossipError
-from dig_gossip.wire import chia, dig, erlay, opcodes
+from dig_gossip.wire import chia, compact, dig, erlay, opcodes, stem
 from dig_gossip.wire.handshake import Handshake
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
@@ -60,6 +60,10 @@ _CLASSES: Final[dict[int, type[Any]]] = {
             dig.ErrorMessage,
             erlay.ReconciliationSketch,
             erlay.ReconciliationResponse,
+            compact.NewCompactBlock,
+            compact.RequestBlockTransactions,
+            compact.RespondBlockTransactions,
+            stem.StemTransaction,
         )
     },
 }

@@ -74,6 +74,11 @@ def graft(message: Message) -> Message:
     return Message(PlumtreeGraft.OPCODE, None, bytes(PlumtreeGraft(message_hash(message))))
 
 
+def pulled(peer: PeerId, message: Message) -> Send:
+    """What answers a pull: the message as it is, in no other form."""
+    return Send((peer,), message, verbatim=True)
+
+
 def request(message: Message) -> Message:
     """A pull without promotion."""
     body = PlumtreeRequestByHash(message_hash(message))

@@ -19,6 +19,7 @@ from tests.gossip.engine_case import (
     attestation,
     graft,
     peer_id,
+    pulled,
     request,
 )
 
@@ -286,7 +287,7 @@ class ServingTests(EngineCase):
 
     def test_graft_promotes_and_sends(self) -> None:
         """The message itself, verbatim.  PLT-005.2"""
-        self.assertEqual(self.control(B, graft(M)), [Send((B,), M)])
+        self.assertEqual(self.control(B, graft(M)), [pulled(B, M)])
         self.assert_roles({A, B}, {C})
 
     def test_graft_without_hash_only_promotes(self) -> None:
@@ -305,7 +306,7 @@ class ServingTests(EngineCase):
 
     def test_request_sends_and_does_not_promote(self) -> None:
         """A pull without a link.  PLT-005.2"""
-        self.assertEqual(self.control(B, request(M)), [Send((B,), M)])
+        self.assertEqual(self.control(B, request(M)), [pulled(B, M)])
         self.assertEqual(self.control(B, request(attestation("N"))), [])
         self.assert_roles({A}, {B, C})
 
@@ -328,8 +329,8 @@ class ServingTests(EngineCase):
         """What was pushed while it was lazy and not announced yet.  PLT-003"""
         other = attestation("N")
         self.received(A, other)
-        pulled, told = self.control(B, graft(M))
-        self.assertEqual(pulled, Send((B,), M))
+        sent, told = self.control(B, graft(M))
+        self.assertEqual(sent, pulled(B, M))
         self.assert_told([told], {B: [other]})
 
     def test_own_and_forwarded_messages_can_be_pulled_for_a_minute(self) -> None:
@@ -337,7 +338,7 @@ class ServingTests(EngineCase):
         own = attestation("own")
         self.broadcast(own)
         for message in (M, own):
-            self.assertEqual(self.control(C, request(message)), [Send((C,), message)])
+            self.assertEqual(self.control(C, request(message)), [pulled(C, message)])
         self.advance(60)
         self.assertEqual(self.control(B, request(M)), [])
         self.advance(11)
@@ -349,7 +350,7 @@ class ServingTests(EngineCase):
         self.peer_up(A, B)
         self.received(A, M)
         self.received(A, attestation("N"))
-        self.assertEqual(self.control(B, request(M)), [Send((B,), M)])
+        self.assertEqual(self.control(B, request(M)), [pulled(B, M)])
 
     def test_message_that_cannot_be_kept_is_not_announced(self) -> None:
         """An announcement would promise what a pull cannot get.  PLT-007"""

@@ -22,6 +22,7 @@ from tests.gossip.engine_case import (
     attestation,
     graft,
     peak,
+    pulled,
     request,
 )
 
@@ -181,7 +182,7 @@ class BroadcastTests(MixedCase):
         self.advance(50)
         self.broadcast(M)
         self.advance(50)
-        self.assertEqual(self.control(A, request(M)), [Send((A,), M)])
+        self.assertEqual(self.control(A, request(M)), [pulled(A, M)])
 
     def test_first_broadcast_without_peers_poisons_nothing(self) -> None:
         """Whoever joins later gets it in full.  PLT-102-X"""

@@ -13,7 +13,6 @@ from twisted.python.failure import Failure
 from dig_gossip import (
     AlreadyStarted,
     ChannelClosed,
-    ErlayConfig,
     GossipConfig,
     GossipService,
     IntroducerNotConfigured,
@@ -21,6 +20,7 @@ from dig_gossip import (
     Io,
     Lifecycle,
     Message,
+    PeerIdRotationConfig,
     PeerNotConnected,
     PeerOptions,
     RequestTimeout,
@@ -232,7 +232,7 @@ class ConfigurationTests(NetworkCase):
     def test_features_of_later_versions_are_refused_by_name(self) -> None:
         """Never pretend.  API-003"""
         for options in (
-            {"erlay": ErlayConfig()},
+            {"peer_id_rotation": PeerIdRotationConfig()},
             {"tor": TorConfig(enabled=True)},
         ):
             config = GossipConfig(**options)

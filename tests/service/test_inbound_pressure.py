@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from dig_gossip import Message, PeerOptions
 from dig_gossip.gossip.validation import HOLD_AT, RELEASE_AT
 from dig_gossip.gossip.values import Verdict
-from dig_gossip.service.router import Judgement
+from dig_gossip.service.judging import Judgement
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.testing.hostile import BINARY, CLOSE, PING, HostilePeer, make_frame
 from tests.network_case import NetworkCase

@@ -19,6 +19,7 @@ from dig_gossip.errors import InvalidConfig
 from dig_gossip.types.config import (
     FEATURES_NOT_YET,
     BackpressureConfig,
+    CompactBlockConfig,
     DandelionConfig,
     ErlayConfig,
     GossipConfig,
@@ -69,6 +70,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "max_seen_messages": 100_000,
         "plumtree": PlumtreeConfig(),
         "peer_options": PeerOptions(),
+        "compact_blocks": CompactBlockConfig(),
         "introducer": None,
         "relay": None,
         "dandelion": None,
@@ -137,6 +139,11 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "reconciliation_interval_ms": 2000,
         "sketch_capacity": 8,
     },
+    CompactBlockConfig: {
+        "max_missing_transactions": 5,
+        "fetch_by_bytes": True,
+        "prefill_bytes": 10_000,
+    },
     BackpressureConfig: {
         "tx_dedup_threshold": 25,
         "bulk_drop_threshold": 50,
@@ -169,6 +176,8 @@ INTEGERS: list[tuple[type, str, int, int, dict[str, object]]] = [
     (ErlayConfig, "flood_peer_count", 0, 256, {}),
     (ErlayConfig, "reconciliation_interval_ms", 100, 3_600_000, {}),
     (ErlayConfig, "sketch_capacity", 1, 256, {}),
+    (CompactBlockConfig, "max_missing_transactions", 0, 64, {}),
+    (CompactBlockConfig, "prefill_bytes", 0, 1_000_000, {}),
     (BackpressureConfig, "tx_dedup_threshold", 0, 1_000_000_000, {
         "bulk_drop_threshold": 1_000_000_000, "normal_delay_threshold": 1_000_000_000,
     }),
@@ -522,10 +531,8 @@ class AvailabilityTests(SynchronousTestCase):
     """Valid settings whose feature does not exist yet."""
 
     WANTED: dict[str, object] = {
-        "dandelion": DandelionConfig(),
         "peer_id_rotation": PeerIdRotationConfig(),
         "tor": TorConfig(enabled=True),
-        "erlay": ErlayConfig(),
     }
 
     def test_the_default_asks_for_nothing_that_is_missing(self) -> None:

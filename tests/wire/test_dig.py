@@ -30,7 +30,7 @@ CLASSES: dict[str, Any] = {
     "Error": dig.ErrorMessage,
     "NoneResponse": dig.NoneResponse,
 }
-#: Vectors of later issues.
+#: Vectors of later issues, or of bodies that have tests of their own.
 LATER = {
     "NewCompactBlock",
     "RequestBlockTransactions",

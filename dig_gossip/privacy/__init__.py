@@ -1,0 +1,1 @@
+"""Hiding who is who, and where a transaction comes from."""
