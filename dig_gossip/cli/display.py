@@ -55,14 +55,18 @@ def summary_lines(summary: Summary) -> list[str]:
         if summary.complete
         else f"{summary.missing} deliveries missing, {summary.repeated} repeated"
     )
-    return [
+    lines = [
         f"{summary.nodes} nodes, {summary.links} links, {summary.messages} messages of "
         f"{summary.payload_size} bytes: {summary.deliveries} deliveries; {verdict}",
         f"duplicates per delivery {summary.duplicates_per_delivery:.3f}",
         f"bytes per delivery over payload size {summary.byte_ratio:.2f}",
-        f"latency p50 {summary.percentile(0.5) * 1000:.1f} ms, "
-        f"p99 {summary.percentile(0.99) * 1000:.1f} ms",
     ]
+    if summary.latencies:
+        lines.append(
+            f"latency p50 {summary.percentile(0.5) * 1000:.1f} ms, "
+            f"p99 {summary.percentile(0.99) * 1000:.1f} ms"
+        )
+    return lines + summary.notes
 
 
 class _PlainDisplay:
@@ -147,7 +151,8 @@ class _RichDisplay:
             f"p50 {summary.percentile(0.5) * 1000:.1f} ms   "
             f"p99 {summary.percentile(0.99) * 1000:.1f} ms"
         )
-        self._live.update(Group(table, foot), refresh=True)
+        notes = [Text(note) for note in summary.notes]
+        self._live.update(Group(table, foot, *notes), refresh=True)
 
     def finish(self, summary: Summary) -> None:
         self.close()

@@ -9,7 +9,8 @@ import struct
 import sys
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
@@ -197,7 +198,21 @@ class Localnet:
         return deferLater(self._reactor, seconds, lambda: None)
 
 
-def run(options: argparse.Namespace) -> int:
+class Net(Protocol):
+    """What can be run and shown."""
+
+    async def start(self, display: Display) -> None: ...
+    async def send(self) -> None: ...
+    async def wait_until_delivered(self) -> None: ...
+    async def summary(self) -> Summary: ...
+    async def rows(self) -> list[NodeRow]: ...
+    async def stop(self) -> None: ...
+
+
+def run(
+    options: argparse.Namespace,
+    make_net: Callable[[argparse.Namespace, Any], Net] = Localnet,
+) -> int:
     """Run the verb: ``options`` as parsed by the command line.
 
     :returns: 0; with ``--once`` 1 unless every node delivered every message exactly once.
@@ -206,7 +221,7 @@ def run(options: argparse.Namespace) -> int:
 
     reactor: Any = installed  # Any: the module is typed as an interface it only gains at run time
     display = make_display(plain=options.plain)
-    net = Localnet(options, reactor)
+    net = make_net(options, reactor)
     status = 1
     interrupted = False
 

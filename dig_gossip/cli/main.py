@@ -52,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     localnet.add_argument(
         "--messages", type=_at_least(1), default=50, help="how many with --once (50)"
     )
+    localnet.add_argument(
+        "--transactions",
+        action="store_true",
+        help="transactions and blocks instead of attestations: ERLAY, Dandelion++ and compact "
+        "blocks at work",
+    )
     localnet.set_defaults(run=_localnet)
     addrbook.add_verb(verbs)
     return parser
@@ -76,9 +82,13 @@ class _AtLeast:
 
 
 def _localnet(options: argparse.Namespace) -> int:
-    from dig_gossip.cli.localnet import run
+    from dig_gossip.cli.localnet import Localnet, run
 
-    return run(options)
+    if not options.transactions:
+        return run(options, Localnet)
+    from dig_gossip.cli.transactions import TransactionNet
+
+    return run(options, TransactionNet)
 
 
 if __name__ == "__main__":

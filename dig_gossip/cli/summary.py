@@ -19,6 +19,7 @@ class Summary:
     bytes_sent: int
     payload_size: int
     latencies: list[float]
+    notes: list[str] = attrs.field(factory=list)
 
     @property
     def complete(self) -> bool:

@@ -439,6 +439,7 @@ class Router:
             return self._perform(self.plumtree.received(effect.peer, effect.message, asks))
         if isinstance(effect, Spread):
             return self.broadcast(effect.message, None)
+        self.counters[f"asked_bytes.{opcode_name(effect.message.type)}"] += len(effect.message)
         if isinstance(effect, Request):
             self._request(effect)
             return 0

@@ -99,6 +99,19 @@ class CommandTests(TestCase):
         self.assertEqual(caught.exception.code, 2)
         self.assertIn("at least 2", err.getvalue())
 
+    async def test_transactions_once_delivers_everything_exactly_once(self) -> None:
+        """Real sockets; all three engines say what they did.  design §4"""
+        arguments = ["localnet", "--transactions", "--once", "--nodes", "5", "--degree", "3"]
+        arguments += ["--messages", "20", "--seed", "1"]
+        result: Deferred[tuple[bytes, bytes, int]] = getProcessOutputAndValue(
+            sys.executable, ["-m", "dig_gossip.cli.main", *arguments], None
+        )
+        out, err, status = await result
+        self.assertEqual((status, err), (0, b""), out)
+        self.assertIn(b"exactly once", out)
+        for engine in (b"ERLAY: 20 transactions", b"compact blocks: ", b"Dandelion++: "):
+            self.assertIn(engine, out)
+
     async def test_localnet_once_delivers_everything_exactly_once(self) -> None:
         """Real sockets and TLS on loopback; exit status 0.  design §4"""
         arguments = [

@@ -37,7 +37,12 @@ class FeatureMixTests(TestCase):
             own = dict(options)
             compact = own.pop("compact", False)
             service = GossipService(
-                GossipConfig(listen_addr="127.0.0.1:0", target_outbound_count=0, **own)
+                GossipConfig(
+                    listen_addr="127.0.0.1:0",
+                    target_outbound_count=0,
+                    peers_file_path=None,
+                    **own,
+                )
             )
             await service.start()
             self.addCleanup(service.stop)
