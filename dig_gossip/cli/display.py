@@ -21,6 +21,7 @@ class NodeRow:
     peer_id: str
     address: str
     peers: int
+    known: int
     eager: int
     lazy: int
     sent: int
@@ -33,7 +34,7 @@ class Display(Protocol):
     """Shows a run while it lasts and what it came to."""
 
     def say(self, text: str) -> None: ...
-    def show(self, rows: list[NodeRow], summary: Summary) -> None: ...
+    def show(self, rows: list[NodeRow], summary: Summary, state: str) -> None: ...
     def finish(self, summary: Summary) -> None: ...
     def close(self) -> None: ...
 
@@ -79,7 +80,11 @@ class _PlainDisplay:
             self._last = now
             print(text, flush=True)
 
-    def show(self, rows: list[NodeRow], summary: Summary) -> None:
+    def show(self, rows: list[NodeRow], summary: Summary, state: str) -> None:
+        if not summary.messages:
+            peers = ", ".join(str(row.peers) for row in rows)
+            self.say(f"{state}; peers of each node: {peers}")
+            return
         eager = sum(row.eager for row in rows)
         lazy = sum(row.lazy for row in rows)
         self.say(
@@ -110,7 +115,7 @@ class _RichDisplay:
 
         self._live.update(Text(text, style="dim"), refresh=True)
 
-    def show(self, rows: list[NodeRow], summary: Summary) -> None:
+    def show(self, rows: list[NodeRow], summary: Summary, state: str) -> None:
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -123,6 +128,7 @@ class _RichDisplay:
         table.add_column("address", style="dim")
         for name, style in (
             ("peers", ""),
+            ("known", "dim"),
             ("eager", "green"),
             ("lazy", "yellow"),
             ("sent", ""),
@@ -137,6 +143,7 @@ class _RichDisplay:
                 row.peer_id[:12],
                 row.address,
                 str(row.peers),
+                str(row.known),
                 str(row.eager),
                 str(row.lazy),
                 str(row.sent),
@@ -152,7 +159,7 @@ class _RichDisplay:
             f"p99 {summary.percentile(0.99) * 1000:.1f} ms"
         )
         notes = [Text(note) for note in summary.notes]
-        self._live.update(Group(table, foot, *notes), refresh=True)
+        self._live.update(Group(table, foot, *notes, Text(state, style="dim")), refresh=True)
 
     def finish(self, summary: Summary) -> None:
         self.close()

@@ -1,4 +1,7 @@
-"""``dig-gossip localnet``: a network on loopback, real sockets and TLS, in one process."""
+"""``dig-gossip localnet``: a network on loopback, real sockets and TLS, in one process.
+
+An introducer, and nodes that know it and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -18,20 +21,37 @@ from twisted.python.failure import Failure
 
 from dig_gossip.cli.display import Display, NodeRow, make_display
 from dig_gossip.cli.summary import Summary
+from dig_gossip.discovery.introducer_server import IntroducerServer
 from dig_gossip.errors import GossipError
 from dig_gossip.service.gossip_service import GossipService
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.config import GossipConfig
-from dig_gossip.types.peer import PlumtreeRole
-from dig_gossip.types.sections import PeerOptions
+from dig_gossip.types.introducer import IntroducerServerConfig
+from dig_gossip.types.peer import PeerAddress, PlumtreeRole
+from dig_gossip.types.sections import IntroducerConfig, PeerOptions
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType
 
 _STAMP = struct.Struct("!QQ")  # serial number, origin
 _REFRESH_SECS = 0.25
-_CONNECT_LIMIT_SECS = 30.0
+_CONNECT_LIMIT_SECS = 60.0
 _DELIVERY_LIMIT_SECS = 30.0
+_NO_LIMIT = 65_535
+
+
+def is_connected(links: Mapping[int, Set[int]]) -> bool:
+    """Whether a message can get from every node to every other.
+
+    :param links: for each node, those it has a session with.
+    """
+    reached: set[int] = set()
+    waiting = set(list(links)[:1])
+    while waiting:
+        node = waiting.pop()
+        reached.add(node)
+        waiting |= links[node] - reached
+    return len(reached) == len(links)
 
 
 def random_graph(nodes: int, degree: int, rng: random.Random) -> list[set[int]]:
@@ -79,19 +99,37 @@ class Localnet:
         self._members: list[_Member] = []
         self._sent_at: list[float] = []
         self._latencies: list[float] = []
-        self._links = 0
         self._baseline = (0, 0)
+        # Everybody here has one address, and is in a hurry.
+        self._introducer = IntroducerServer(
+            IntroducerServerConfig(
+                listen_addr=PeerAddress("127.0.0.1", 0),
+                max_nodes_per_ip=_NO_LIMIT,
+                max_connections=_NO_LIMIT,
+                max_connections_per_ip=_NO_LIMIT,
+                connections_per_minute=_NO_LIMIT,
+                queries_per_minute=_NO_LIMIT,
+                registrations_per_minute=_NO_LIMIT,
+                vetting_batch=_NO_LIMIT,
+                vetting_connect_secs=30,
+                vetting_total_secs=60,
+                reactor=reactor,
+            )
+        )
 
-    async def start(self, display: Display) -> None:
-        """Start the nodes and wait until all links are up."""
-        graph = random_graph(self._options.nodes, self._options.degree, self._rng)
-        self._links = sum(len(dials) for dials in graph)
-        for number, dials in enumerate(graph):
-            display.say(f"starting node {number + 1} of {len(graph)}")
+    async def start(self, display: Display, is_over: Callable[[], bool]) -> None:
+        """Start an introducer and the nodes, and wait until these have found each other.
+
+        :param is_over: whether to wait no longer.
+        """
+        self._introducer.startService()
+        # Each dials half of its links, the others come in.
+        target = min(max(1, self._options.degree // 2), self._options.nodes - 1)
+        for _ in range(self._options.nodes):
             config = GossipConfig(
-                listen_addr="127.0.0.1:0",
-                bootstrap_peers=[self._members[n].service.listen_address for n in sorted(dials)],
-                target_outbound_count=max(1, len(dials)),
+                listen_addr=PeerAddress("127.0.0.1", 0),
+                introducer=IntroducerConfig(endpoint=self._introducer.url),
+                target_outbound_count=target,
                 max_connections=max(50, 2 * self._options.degree),
                 peers_file_path=None,
                 # A network of our own, which may be asked for more than peers would stand.
@@ -104,11 +142,34 @@ class Localnet:
             # Subscribed here, so that nothing is missed before the reading begins.
             member.subscription = member.service.handle.inbound_receiver()
             _watch(Deferred.fromCoroutine(self._read(member, member.subscription)))
+            await self._sleep(0)  # the others go on finding each other
+            display.show(await self.rows(), await self.summary(), self.state())
         deadline = time.monotonic() + _CONNECT_LIMIT_SECS
-        while self._sessions() < 2 * self._links and time.monotonic() < deadline:
-            display.say(f"{self._sessions() // 2} of {self._links} links are up")
+        while not (is_over() or self._is_ready(target)) and time.monotonic() < deadline:
             await self._sleep(0.05)
+            display.show(await self.rows(), await self.summary(), self.state())
         self._baseline = await self._traffic()
+
+    def state(self) -> str:
+        """What the introducer knows, in words."""
+        size = self._introducer.size
+        return (
+            f"introducer {self._introducer.url}: {size.nodes} nodes registered, "
+            f"{size.vetted} vetted"
+        )
+
+    def _is_ready(self, target: int) -> bool:
+        """Whether every node has the peers it wants, and messages reach everybody."""
+        numbers = {member.service.peer_id: n for n, member in enumerate(self._members)}
+        links = {
+            number: {
+                numbers[session.peer_id]
+                for session in member.service.node.peers.table
+                if session.peer_id in numbers  # the introducer looks in, too
+            }
+            for number, member in enumerate(self._members)
+        }
+        return all(len(peers) >= target for peers in links.values()) and is_connected(links)
 
     async def _read(self, member: _Member, subscription: Subscription) -> None:
         async for _peer, message in subscription:
@@ -143,7 +204,7 @@ class Localnet:
         duplicates, sent = await self._traffic()
         return Summary(
             nodes=len(self._members),
-            links=self._links,
+            links=self._sessions() // 2,
             messages=len(self._sent_at),
             deliveries=sum(len(m.delivered) for m in self._members),
             missing=self._missing(),
@@ -167,6 +228,7 @@ class Localnet:
                     peer_id=member.service.peer_id.hex(),
                     address=str(member.service.listen_address),
                     peers=stats.connected_peers,
+                    known=stats.known_addresses,
                     eager=eager,
                     lazy=sum(1 for c in connections if c.plumtree is PlumtreeRole.LAZY),
                     sent=len(member.sent),
@@ -178,8 +240,9 @@ class Localnet:
         return rows
 
     async def stop(self) -> None:
-        """Stop every node."""
-        await DeferredList([member.service.stop() for member in self._members])
+        """Stop everything."""
+        stopping = [member.service.stop() for member in self._members]
+        await DeferredList([*stopping, self._introducer.stopService()])
 
     def _missing(self) -> int:
         return sum(len(self._sent_at) - len(m.sent) - len(m.delivered) for m in self._members)
@@ -201,12 +264,13 @@ class Localnet:
 class Net(Protocol):
     """What can be run and shown."""
 
-    async def start(self, display: Display) -> None: ...
+    async def start(self, display: Display, is_over: Callable[[], bool]) -> None: ...
     async def send(self) -> None: ...
     async def wait_until_delivered(self) -> None: ...
     async def summary(self) -> Summary: ...
     async def rows(self) -> list[NodeRow]: ...
     async def stop(self) -> None: ...
+    def state(self) -> str: ...
 
 
 def run(
@@ -233,7 +297,7 @@ def run(
     async def session() -> None:
         nonlocal status
         try:
-            await net.start(display)
+            await net.start(display, lambda: interrupted)
             started = next_message = time.monotonic()
             sent = 0
             while not interrupted:
@@ -246,12 +310,12 @@ def run(
                     next_message += options.interval
                     sent += 1
                     await net.send()
-                display.show(await net.rows(), await net.summary())
+                display.show(await net.rows(), await net.summary(), net.state())
                 pause = 0.02 if options.once else min(_REFRESH_SECS, options.interval)
                 await deferLater(reactor, pause, lambda: None)
             await net.wait_until_delivered()
             summary = await net.summary()
-            display.show(await net.rows(), summary)
+            display.show(await net.rows(), summary, net.state())
             display.finish(summary)
             status = 0 if summary.complete or not options.once else 1
         except GossipError as error:

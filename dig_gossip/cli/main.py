@@ -32,16 +32,19 @@ def _parser() -> argparse.ArgumentParser:
     localnet = verbs.add_parser(
         "localnet",
         help="run a small network on this machine and watch it gossip",
-        description="Run nodes in one process, over real TLS sockets on loopback, each connected "
-        "to a few random others; a random node broadcasts a message every second. Ends with a "
-        "summary on Ctrl-C, or after --seconds.",
+        description="Run an introducer and nodes in one process, over real TLS sockets on "
+        "loopback. The nodes know the introducer and nothing else, and find each other through "
+        "it; then a random node broadcasts a message every second. Ends with a summary on Ctrl-C, "
+        "or after --seconds.",
     )
     localnet.add_argument("--nodes", type=_at_least(2), default=8, help="how many (default 8)")
-    localnet.add_argument("--degree", type=_at_least(1), default=4, help="links per node (4)")
+    localnet.add_argument(
+        "--degree", type=_at_least(1), default=4, help="links per node, roughly (4)"
+    )
     localnet.add_argument("--seconds", type=float, help="stop after this long")
     localnet.add_argument("--interval", type=float, default=1.0, help="seconds per message (1)")
     localnet.add_argument("--size", type=_at_least(32), default=512, help="payload bytes (512)")
-    localnet.add_argument("--seed", type=int, help="for the graph and the origins")
+    localnet.add_argument("--seed", type=int, help="for the origins of messages")
     localnet.add_argument("--plain", action="store_true", help="lines instead of a live table")
     localnet.add_argument(
         "--once",

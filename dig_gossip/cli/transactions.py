@@ -6,6 +6,7 @@ import argparse
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -42,8 +43,8 @@ class TransactionNet:
         self._links = 0
         self._blocks = 0
 
-    async def start(self, display: Display) -> None:
-        """Start the nodes and wait until all links are up."""
+    async def start(self, display: Display, is_over: Callable[[], bool]) -> None:
+        """Start the nodes and wait until all links are up, or until it ``is_over``."""
         graph = random_graph(self._options.nodes, self._options.degree, self._rng)
         self._links = sum(len(dials) for dials in graph)
         for number, dials in enumerate(graph):
@@ -69,9 +70,13 @@ class TransactionNet:
             ledger.start()
             self._ledgers.append(ledger)
         deadline = time.monotonic() + _CONNECT_LIMIT_SECS
-        while self._sessions() < 2 * self._links and time.monotonic() < deadline:
-            display.say(f"{self._sessions() // 2} of {self._links} links are up")
+        while not is_over() and self._sessions() < 2 * self._links and time.monotonic() < deadline:
+            display.say(self.state())
             await self._sleep(0.05)
+
+    def state(self) -> str:
+        """How much of the network is there, in words."""
+        return f"{self._sessions() // 2} of {self._links} links are up"
 
     async def send(self) -> None:
         """Let a random node send a transaction; after every tenth one makes a block."""
@@ -167,6 +172,7 @@ class TransactionNet:
                     peer_id=ledger.service.peer_id.hex(),
                     address=str(ledger.service.listen_address),
                     peers=stats.connected_peers,
+                    known=stats.known_addresses,
                     eager=eager,
                     lazy=len(connections) - eager,
                     sent=self._sent[number],

@@ -317,10 +317,17 @@ class Discovery:
 
     def relay_told(self, addresses: Iterable[PeerAddress], relay: PeerAddress) -> None:
         """Take addresses that a relay tells of, under the caps of a seed (behaviour PEX-005)."""
-        if self._parts is not None and self._is_open:
-            found = [KnownAddress(address, 0) for address in addresses]
-            if self._parts.exchange.seeded(f"relay {relay}", found):
-                self._parts.loop.wake()
+        self.seeded(f"relay {relay}", [KnownAddress(address, 0) for address in addresses])
+
+    def seeded(self, source: str, found: Iterable[KnownAddress]) -> None:
+        """Take addresses that somebody tells of who is no peer, under the caps of a seed.
+
+        Source: behaviour DSC-004, PEX-005.
+        """
+        if self._parts is None or not self._is_open:
+            return
+        if self._parts.exchange.seeded(source, found):
+            self._parts.loop.wake()
 
     # -- what is done from time to time
 

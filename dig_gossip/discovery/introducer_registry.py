@@ -12,6 +12,9 @@ probe has found a node there, and only while both the probe and the registration
 Divergence: behaviour ISV-104-X probes random nodes. Ours probes those whose last probe is the
 longest ago, and gives new ones up to half of a round at least, so that nobody waits for luck.
 
+Divergence: behaviour ISV-105-X tops short answers up from DNS names. Ours never does: what is not
+vetted is not published, and whoever asks knows the same names.
+
 Divergence: an onion address (ISV-102-X) is declined, because an introducer without Tor cannot vet
 it, and what is not vetted is never published.
 
@@ -34,6 +37,9 @@ from dig_gossip.types.introducer import IntroducerServerConfig, VettedPeer
 from dig_gossip.types.peer import NodeType, PeerAddress, PeerId, canonical_host
 from dig_gossip.wire.dig import RegisterPeer
 
+#: A node whose last probe failed and that comes back is probed again, after this many seconds: its
+#: port may have been opened meanwhile.
+_RETRY_SECS: Final = 60
 #: A node is forgotten after more than this many failures in a row.
 _MAX_FAILURES: Final = 6
 #: How many of the oldest records are looked at for one to give up when there is no room.
@@ -309,6 +315,9 @@ class Registry:
         node = self._nodes[address]
         self._put(attrs.evolve(node, time_added=self._unix()))
         self._nodes.move_to_end(address)
+        if node.vetted < 0 and self._unix() - node.last_attempt >= _RETRY_SECS:
+            self._turns.pop(address, None)
+            self._new[address] = None
 
     def _forget(self, address: PeerAddress) -> None:
         del self._nodes[address]

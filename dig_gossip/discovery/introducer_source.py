@@ -5,6 +5,9 @@ Source: behaviour DSC-004, DSC-006.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from chia_rs import TimestampedPeerInfo
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -30,9 +33,14 @@ class IntroducerSource:
 
     @returns_deferred
     async def _fetch(self) -> list[KnownAddress]:
-        found = []
-        for row in await self._client.query():
-            address = read_address(row.host.encode("utf-8", "replace"), row.port)
-            if address is not None:
-                found.append(KnownAddress(address, row.timestamp))
-        return found
+        return known_addresses(await self._client.query())
+
+
+def known_addresses(rows: Iterable[TimestampedPeerInfo]) -> list[KnownAddress]:
+    """What of an answer the address book may keep."""
+    found = []
+    for row in rows:
+        address = read_address(row.host.encode("utf-8", "replace"), row.port)
+        if address is not None:
+            found.append(KnownAddress(address, row.timestamp))
+    return found

@@ -21,6 +21,7 @@ from twisted.python import threadable
 from dig_gossip.connection.lanes import Offer
 from dig_gossip.constants import DEFAULT_GOSSIP_REQUEST_TIMEOUT_SECS
 from dig_gossip.discovery.introducer_client import IntroducerClient
+from dig_gossip.discovery.introducer_source import IntroducerSource, known_addresses
 from dig_gossip.errors import (
     ClientError,
     ClientErrorKind,
@@ -461,7 +462,7 @@ class GossipHandle:
 
     @_method
     async def discover_from_introducer(self) -> list[TimestampedPeerInfo]:
-        """Ask the introducer for peers.
+        """Ask the introducer for peers; the address book takes them in.
 
         :returns: fires with at most 1000 addresses, possibly none. Their times are 0: an
             introducer does not tell when a node was there.
@@ -469,7 +470,9 @@ class GossipHandle:
         :raises InvalidConfig: its endpoint is empty.
         :raises IntroducerError: it could not be reached or understood, or took too long.
         """
-        return await self._introducer().query()
+        rows = await self._introducer().query()
+        self._node.discovery.seeded(IntroducerSource.name, known_addresses(rows))
+        return rows
 
     @_method
     async def register_with_introducer(self) -> RegisterAck:

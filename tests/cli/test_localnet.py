@@ -14,9 +14,20 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from dig_gossip.cli.display import summary_lines
-from dig_gossip.cli.localnet import random_graph
+from dig_gossip.cli.localnet import is_connected, random_graph
 from dig_gossip.cli.main import main
 from dig_gossip.cli.summary import Summary
+
+
+class ConnectedTests(SynchronousTestCase):
+    """``is_connected``."""
+
+    def test_a_network_is_connected_or_in_parts(self) -> None:
+        """Messages begin when they can reach everybody.  design §4"""
+        self.assertTrue(is_connected({0: set()}))
+        self.assertFalse(is_connected({0: set(), 1: set()}))
+        self.assertTrue(is_connected({0: {1}, 1: {0, 2}, 2: {1}}))
+        self.assertFalse(is_connected({0: {1}, 1: {0}, 2: {3}, 3: {2}}))
 
 
 class GraphTests(SynchronousTestCase):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from chia_rs import TimestampedPeerInfo
+from chia_rs.sized_ints import uint16, uint64
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
@@ -21,7 +23,7 @@ from dig_gossip.testing.hostile import HostilePeer
 from dig_gossip.testing.network import MemoryNode
 from dig_gossip.types.network import Network
 from dig_gossip.wire import registry
-from dig_gossip.wire.dig import RegisterAck, RegisterPeer
+from dig_gossip.wire.dig import RegisterAck, RegisterPeer, RespondPeersIntroducer
 from dig_gossip.wire.message import Message
 from tests.discovery.introducer_case import IntroducerCase
 
@@ -40,6 +42,37 @@ class HonestTests(IntroducerCase):
             self.assertNotIn(node.host, self.hosts(node))
             answer = self.network.run(node.handle.register_with_introducer())
             self.assertEqual(answer, RegisterAck(True))
+
+    def test_the_address_book_takes_the_answer(self) -> None:
+        """Whoever asked; not beyond the budget of a source.  DSC-004, PEX-005"""
+        rows = tuple(
+            TimestampedPeerInfo(f"10.{number}.0.9", uint16(1), uint64(0)) for number in range(100)
+        )
+        answer = registry.encode(RespondPeersIntroducer(rows), 0x4000)
+        node = self.quiet(
+            Scripted(self, answers={63: answer}).url, discovery=True, target_outbound_count=0
+        )
+        self.network.settle()
+        self.assertEqual(len(self.hosts(node)), 100)
+        stats = self.network.run(node.handle.stats())
+        self.assertGreater(stats.known_addresses, 50)
+        for _ in range(40):
+            self.hosts(node)
+        stats = self.network.run(node.handle.stats())
+        self.assertEqual(stats.extra["exchange_over_budget"], 41 * 100 - 3000)
+
+    def test_nodes_find_each_other_through_it(self) -> None:
+        """They know the introducer and nothing else.  INT-008"""
+        introducer = self.introducer()
+        nodes = [
+            self.client(introducer.url, discovery=True, target_outbound_count=2) for _ in range(6)
+        ]
+        self.network.start()
+        self.network.advance(20)
+        for node in nodes:
+            table = node.service.node.peers.table
+            # Whom all others have dialed has nobody left to dial.
+            self.assertTrue(table.outbound_count == 2 or len(table) == 5, len(table))
 
     def test_a_node_registers_at_its_start_and_every_half_hour(self) -> None:
         """Without anybody asking.  DSC-005.1"""

@@ -286,6 +286,19 @@ class VettingTests(RegistryCase):
                     self.registry.probe_succeeded(address, None)
             self.assertEqual(seen, nodes)
 
+    def test_a_node_that_comes_back_is_probed_sooner(self) -> None:
+        """A minute after a failure: its port may be open by now.  ISV-104-X"""
+        (address,) = self.fill(1, vetted=False)
+        self.probe_all(succeed=False)
+        for seconds, probed in ((59, None), (1, address)):
+            self.time += seconds
+            self.registry.greeted(address.host, NODE, address.port)
+            self.assertEqual(self.registry.next_probe(), probed)
+        self.registry.probe_succeeded(address, None)
+        self.time += 100
+        self.register(address.host)
+        self.assertIsNone(self.registry.next_probe())
+
     def test_seven_failures_in_a_row_are_the_end(self) -> None:
         """Six are not.  ISV-104-X"""
         self.fill(1, vetted=False)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.connection.handshake import decode
-from dig_gossip.errors import InvalidConfig, Io
+from dig_gossip.errors import ClientError, ClientErrorKind, InvalidConfig, Io
 from dig_gossip.testing.hostile import HostilePeer
 from dig_gossip.testing.network import MemoryIntroducer
 from dig_gossip.types.introducer import Encryption, IntroducerServerConfig
@@ -381,6 +386,48 @@ class LimitTests(IntroducerCase):
         self.assert_others_are_served(introducer)
         self.network.advance(40)
         self.assertEqual(len(introducer.server._visitors), 0)
+
+
+class AnyRequestTests(IntroducerCase):
+    """Whatever a visitor says."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.introducer(queries_per_minute=1_000_000).server
+        self.answers: list[Message] = []
+        self.closes: list[int] = []
+        self.visitor_stub: Any = SimpleNamespace(
+            address=PeerAddress("10.9.9.9", 1),
+            remote=SimpleNamespace(server_port=0),
+            peer_id=None,
+            send=self.answers.append,
+            close=self.closes.append,
+        )
+
+    @given(st.integers(0, 255), st.none() | st.integers(0, 65535), st.binary(max_size=80))
+    @example(63, None, b"")
+    @example(218, 7, b"\0\0\0\0\0\1\1")
+    def test_any_request_is_answered_ignored_or_malformed(
+        self, opcode: int, message_id: int | None, data: bytes
+    ) -> None:
+        """And nothing else happens.  ISV-101-X"""
+        self.answers.clear()
+        try:
+            self.server.asked(self.visitor_stub, Message(opcode, message_id, data))
+        except ClientError as error:
+            self.assertEqual(error.kind, ClientErrorKind.MALFORMED)
+        expected = {63: [(64, message_id)], 218: [(219, message_id)]}.get(opcode, [])
+        self.assertIn([(m.type, m.id) for m in self.answers], ([], expected))
+        self.assertEqual(self.closes, [])
+
+    @given(st.binary(max_size=120))
+    def test_any_handshake_is_taken_or_refused(self, body: bytes) -> None:
+        """Bytes that claim to be one.  CON-003.2"""
+        frame = bytes(Message(1, None, body))
+        try:
+            decode(frame)
+        except ClientError as error:
+            self.assertEqual(error.kind, ClientErrorKind.MISSING_HANDSHAKE)
 
 
 class LifeTests(IntroducerCase):

@@ -45,6 +45,39 @@ class TwoNodesTests(ProcessCase):
         self.assertEqual(spki_id(ssl.PEM_cert_to_DER_cert(certificate.read_text())), node.peer_id)
 
 
+class IntroducedTests(ProcessCase):
+    """Processes that know an introducer and nothing else."""
+
+    async def test_two_nodes_meet_through_an_introducer(self) -> None:
+        """``twistd dig-introducer`` keeps what it knows; the nodes keep each other.  design D13"""
+        folder = self.folder / "introducer"
+        introducer = await self.introducer("introducer", "--data-dir", folder)
+        one, two = [
+            await self.node(
+                scheme,
+                *("--data-dir", self.folder / scheme),
+                *("--introducer", f"{scheme}://{introducer.address}"),
+            )
+            for scheme in ("ws", "wss")
+        ]
+        await one.when_event("session_opened", peer_id=two.peer_id)
+        await two.when_event("session_opened", peer_id=one.peer_id)
+        introducer.send_signal(signal.SIGTERM)
+        self.assertEqual(await introducer.when_ended(STOP_LIMIT_SECS), -signal.SIGTERM)
+        self.assertEqual(len(introducer.events("introducer_stopped")), 1)
+        names = sorted(path.name for path in folder.iterdir())
+        self.assertEqual(names, ["introducer.crt", "introducer.key", "nodes.json"])
+        for node in (one, two):
+            self.assertIn(node.address.rpartition(":")[2], (folder / "nodes.json").read_text())
+        self.assertEqual(one.events("session_closed", since=self.met(one, two)), [])
+        await self.stopped(one, two)
+
+    def met(self, node: Node, other: Node) -> int:
+        """The line in which a node says that it has met another."""
+        (index, *_) = (n for n, line in enumerate(node.lines) if other.peer_id in line)
+        return index
+
+
 class RestartTests(ProcessCase):
     """A node that goes and comes back."""
 
