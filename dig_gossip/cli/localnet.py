@@ -1,6 +1,6 @@
 """``dig-gossip localnet``: a network on loopback, real sockets and TLS, in one process.
 
-An introducer, and nodes that know it and nothing else.
+An introducer, and nodes that know it and nothing else; or, with ``--nat``, a relay instead.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from dig_gossip.cli.display import Display, NodeRow, make_display
+from dig_gossip.cli.places import AtIntroducer, AtRelay, Place
 from dig_gossip.cli.summary import Summary
-from dig_gossip.discovery.introducer_server import IntroducerServer
 from dig_gossip.errors import GossipError
 from dig_gossip.service.gossip_service import GossipService
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.config import GossipConfig
-from dig_gossip.types.introducer import IntroducerServerConfig
 from dig_gossip.types.peer import PeerAddress, PlumtreeRole
-from dig_gossip.types.sections import IntroducerConfig, PeerOptions
+from dig_gossip.types.sections import PeerOptions
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType
@@ -37,7 +36,6 @@ _STAMP = struct.Struct("!QQ")  # serial number, origin
 _REFRESH_SECS = 0.25
 _CONNECT_LIMIT_SECS = 60.0
 _DELIVERY_LIMIT_SECS = 30.0
-_NO_LIMIT = 65_535
 
 
 def is_connected(links: Mapping[int, Set[int]]) -> bool:
@@ -100,41 +98,26 @@ class Localnet:
         self._sent_at: list[float] = []
         self._latencies: list[float] = []
         self._baseline = (0, 0)
-        # Everybody here has one address, and is in a hurry.
-        self._introducer = IntroducerServer(
-            IntroducerServerConfig(
-                listen_addr=PeerAddress("127.0.0.1", 0),
-                max_nodes_per_ip=_NO_LIMIT,
-                max_connections=_NO_LIMIT,
-                max_connections_per_ip=_NO_LIMIT,
-                connections_per_minute=_NO_LIMIT,
-                queries_per_minute=_NO_LIMIT,
-                registrations_per_minute=_NO_LIMIT,
-                vetting_batch=_NO_LIMIT,
-                vetting_connect_secs=30,
-                vetting_total_secs=60,
-                reactor=reactor,
-            )
-        )
+        self._place: Place = AtRelay(reactor) if options.nat else AtIntroducer(reactor)
 
     async def start(self, display: Display, is_over: Callable[[], bool]) -> None:
-        """Start an introducer and the nodes, and wait until these have found each other.
+        """Open the place and start the nodes; wait until these have found each other.
 
         :param is_over: whether to wait no longer.
         """
-        self._introducer.startService()
+        self._place.start()
         # Each dials half of its links, the others come in.
         target = min(max(1, self._options.degree // 2), self._options.nodes - 1)
         for _ in range(self._options.nodes):
             config = GossipConfig(
                 listen_addr=PeerAddress("127.0.0.1", 0),
-                introducer=IntroducerConfig(endpoint=self._introducer.url),
                 target_outbound_count=target,
                 max_connections=max(50, 2 * self._options.degree),
                 peers_file_path=None,
                 # A network of our own, which may be asked for more than peers would stand.
                 peer_options=PeerOptions(enforce_rate_limits=False),
                 reactor=self._reactor,
+                **self._place.options(),
             )
             member = _Member(GossipService(config))
             await member.service.start()
@@ -151,12 +134,11 @@ class Localnet:
         self._baseline = await self._traffic()
 
     def state(self) -> str:
-        """What the introducer knows, in words."""
-        size = self._introducer.size
-        return (
-            f"introducer {self._introducer.url}: {size.nodes} nodes registered, "
-            f"{size.vetted} vetted"
-        )
+        """How the place is where the nodes find each other, in words."""
+        return self._place.state(self._services())
+
+    def _services(self) -> list[GossipService]:
+        return [member.service for member in self._members]
 
     def _is_ready(self, target: int) -> bool:
         """Whether every node has the peers it wants, and messages reach everybody."""
@@ -169,7 +151,11 @@ class Localnet:
             }
             for number, member in enumerate(self._members)
         }
-        return all(len(peers) >= target for peers in links.values()) and is_connected(links)
+        return (
+            all(len(peers) >= target for peers in links.values())
+            and is_connected(links)
+            and self._place.is_settled(self._services())
+        )
 
     async def _read(self, member: _Member, subscription: Subscription) -> None:
         async for _peer, message in subscription:
@@ -242,7 +228,7 @@ class Localnet:
     async def stop(self) -> None:
         """Stop everything."""
         stopping = [member.service.stop() for member in self._members]
-        await DeferredList([*stopping, self._introducer.stopService()])
+        await DeferredList([*stopping, self._place.stop()])
 
     def _missing(self) -> int:
         return sum(len(self._sent_at) - len(m.sent) - len(m.delivered) for m in self._members)

@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     localnet.add_argument("--seconds", type=float, help="stop after this long")
     localnet.add_argument("--interval", type=float, default=1.0, help="seconds per message (1)")
     localnet.add_argument("--size", type=_at_least(32), default=512, help="payload bytes (512)")
+    localnet.add_argument(
+        "--nat",
+        action="store_true",
+        help="nodes that nobody can dial at first: they meet through a relay, then leave it",
+    )
     localnet.add_argument("--seed", type=int, help="for the origins of messages")
     localnet.add_argument("--plain", action="store_true", help="lines instead of a live table")
     localnet.add_argument(

@@ -144,3 +144,14 @@ class CommandTests(TestCase):
         self.assertEqual((status, err), (0, b""), out)
         self.assertIn(b"20 messages of 512 bytes: 80 deliveries", out)
         self.assertIn(b"exactly once", out)
+
+    async def test_localnet_behind_nats_meets_at_a_relay(self) -> None:
+        """First through the relay, then direct, and nothing is lost.  design §4, RLY-007"""
+        arguments = ["localnet", "--nat", "--once", "--plain", "--nodes", "3", "--messages", "10"]
+        result: Deferred[tuple[bytes, bytes, int]] = getProcessOutputAndValue(
+            sys.executable, ["-m", "dig_gossip.cli.main", *arguments], None
+        )
+        out, err, status = await result
+        self.assertEqual((status, err), (0, b""), out)
+        self.assertIn(b"exactly once", out)
+        self.assertIn(b"relay ws://127.0.0.1:", out)
