@@ -277,6 +277,11 @@ class CompactBlocks:
             self.counters.compact_unserved += 1
             return []
         self.counters.compact_served += 1
+        lacked = self._lacked.get(body.block_hash)
+        if lacked:
+            self._predictions.seen(
+                len(body.missing_indices), sum(index in lacked for index in body.missing_indices)
+            )
         return [Reply(peer, Message(answer.OPCODE, message_id, bytes(answer)))]
 
     def _announced(self, peer: PeerId, body: NewCompactBlock) -> list[Effect]:

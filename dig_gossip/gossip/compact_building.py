@@ -82,11 +82,12 @@ class FreshTransactions:
 
 
 class Predictions:
-    """How often a prefilled transaction was one that the mempool lacked.
+    """How well what one node lacked tells what the next one lacks.
 
-    Where mempools differ by chance, what one node lacked says nothing about the next one, and
-    prefilling is a waste. What came prefilled to us tells which it is. The latest blocks count
-    most; after some without such transactions it is given another try.
+    Where mempools differ by chance it tells nothing, and prefilling is a waste. Two things show
+    which it is: how much of what came prefilled was lacking here, and how much of what others ask
+    of us we had lacked, too. The latest blocks count most; after some that showed nothing it is
+    given another try.
     """
 
     _DECAY: Final = 0.5
@@ -101,9 +102,9 @@ class Predictions:
         """Between 0 and 1; 1 while nothing is known."""
         return (self._useful + self._PRIOR) / (self._seen + self._PRIOR)
 
-    def seen(self, prefilled: int, useful: int) -> None:
-        """Note a block: transactions that were prefilled as a guess, and those of use."""
-        self._seen = self._seen * self._DECAY + prefilled
+    def seen(self, count: int, useful: int) -> None:
+        """Note a block: transactions that were guessed, or asked for, and the right guesses."""
+        self._seen = self._seen * self._DECAY + count
         self._useful = self._useful * self._DECAY + useful
 
 

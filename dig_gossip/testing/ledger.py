@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from chia_rs import SpendBundle
 from chia_rs.sized_bytes import bytes32
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from dig_gossip.errors import ChannelClosed, GossipError, ServiceNotStarted
+from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.gossip_service import GossipService
 from dig_gossip.testing.blocks import (
     PoolProvider,
@@ -31,11 +33,12 @@ from dig_gossip.testing.blocks import (
     tx_id_of,
 )
 from dig_gossip.types.peer import PeerId
+from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.chia import RequestTransaction, RespondTransaction
 from dig_gossip.wire.message import Message, message_hash
-from dig_gossip.wire.opcodes import ChiaMessageType
-from dig_gossip.wire.stem import announced_tx_id
+from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType
+from dig_gossip.wire.stem import StemTransaction, announced_tx_id
 
 _FETCH_TIMEOUT_SECS: Final = 3.0
 _FETCH_ROUNDS: Final = 20
@@ -79,6 +82,7 @@ class Ledger:
         """Begin to take part; the service has just been started."""
         if self._compact:
             self.service.handle.set_compact_block_provider(self.pool)
+        self.service.handle.set_validator(DigMessageType.STEM_TRANSACTION, self._judge_stem)
         self._spawn(self._read())
 
     def make_transaction(self) -> bytes:
@@ -126,6 +130,14 @@ class Ledger:
         elif message.type == ChiaMessageType.RESPOND_BLOCK and message.id is None:
             self._block_received(message)
 
+    def _judge_stem(self, _peer: PeerId, message: Message) -> Verdict | PenaltyReason:
+        try:
+            stem = StemTransaction.from_bytes(message.data)
+            SpendBundle.from_bytes(stem.payload)
+        except (GossipError, ValueError):
+            return PenaltyReason.MALFORMED_MESSAGE
+        return Verdict.ACCEPT if tx_id_of(stem.payload) == stem.tx_id else PenaltyReason.SPAM
+
     def _accept(self, transaction: bytes) -> None:
         tx_id = tx_id_of(transaction)
         if tx_id not in self.transactions:
@@ -168,8 +180,11 @@ class Ledger:
                     else:
                         await deferLater(self.service.node.reactor, 1, lambda: None)
                 else:
-                    self._accept(bytes(answer.transaction))
-                    return
+                    transaction = bytes(answer.transaction)
+                    if tx_id_of(transaction) == tx_id:
+                        self._accept(transaction)
+                        return
+                    await handle.penalize_peer(peer, PenaltyReason.SPAM)
             self.gave_up += 1
         except ServiceNotStarted:
             return

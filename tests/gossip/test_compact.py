@@ -165,6 +165,20 @@ class BuildingTests(CompactCase):
             self.time += 2
         self.assertEqual(filled, [1, 0, 0, 0, 0, 0, 1, 1, 1])
 
+    def test_wrong_guesses_show_in_what_others_ask_for(self) -> None:
+        """They lack others than we did: prefilling ours helps nobody.  CBK-001"""
+        self.engine = self.make(prefill_bytes=100)
+        self.provider.add(*TXS[:10], *TXS[11:])
+        for height, filled in ((1, [0, 10]), (2, [0])):
+            block = make_block(height, TXS)
+            (request,) = self.engine.received(A, self.compact(block))
+            self.answer(request, TXS[10], block=block)
+            (send,) = self.engine.outbound((B,), block)
+            prefilled = self.body(send.message).prefilled_txs
+            self.assertEqual([each.index for each in prefilled], filled)
+            body = RequestBlockTransactions(self.header_hash(block), (3, 4, 5, 6))
+            self.assertEqual(len(self.engine.received(B, Message(209, 1, bytes(body)))), 1)
+
     def test_what_cannot_be_put_together_again_goes_in_full(self) -> None:
         """A provider that loses a byte never costs a block.  CBK-103-X"""
         broken = PoolProvider()

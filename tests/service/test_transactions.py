@@ -67,6 +67,7 @@ class TransactionCase(NetworkCase):
             if turn % (RATE * BLOCK_EVERY) == RATE * BLOCK_EVERY - 1:
                 self.rng.choice(ledgers).make_block()
                 blocks += 1
+            self.mischief(turn)
             while moments and turn >= moments[0] * RATE:
                 moments.pop(0)
                 one, other = lost.pop()
@@ -76,6 +77,9 @@ class TransactionCase(NetworkCase):
         every_block = {block for ledger in ledgers for block in ledger.blocks}
         self.assertEqual(len(every_block), blocks)
         return transactions, every_block
+
+    def mischief(self, turn: int) -> None:
+        """What others do meanwhile."""
 
     def drop(self, one: int, other: int) -> None:
         """Let a connection break, and everything that is on its way."""
