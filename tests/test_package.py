@@ -70,6 +70,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.opening",
                 "connection.peers",
                 "connection.session",
+                "connection.session_owner",
                 "connection.stack",
                 "connection.totals",
                 "connection.tunneled",

@@ -1,7 +1,9 @@
 """Received bytes become messages without Autobahn's parser, where that changes nothing.
 
 Nearly all that a node receives are complete, unfragmented binary frames. They are taken from the
-buffer by position; neither what comes after them nor any object of the parser is touched. A large
+buffer by position; neither what comes after them nor any object of the parser is touched. Once
+the owner wants messages instead of payloads (``_takes_messages``), those below 64 KiB are decoded
+in the same step, and delivered in one call for all that came together. A large
 frame that takes many reads is kept as the pieces that came, and joined once. Everything else falls
 through to Autobahn, whose state is as it would have been: control frames, fragments, text,
 whatever breaks the protocol or exceeds a limit, and all that comes while the WebSocket is not open.
@@ -13,7 +15,8 @@ time (``half_received``).
 Differences from Autobahn, none of which the peer can see: the streaming callbacks
 (``onMessageBegin`` … ``onMessageEnd``) and ``on("message")`` do not happen for frames taken here;
 what comes after the connection was dropped is forgotten instead of kept; pieces are joined before
-the objects around them outweigh what they hold.
+the objects around them outweigh what they hold; who closes on the first of several messages that
+are delivered together has got the others.
 
 Source: design D7, §5.
 """
@@ -25,7 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from autobahn.websocket.protocol import WebSocketProtocol
 
+from dig_gossip.wire.frames import take_messages
 from dig_gossip.wire.masking import mask
+from dig_gossip.wire.message import Message
 
 _CLOSED: Final[int] = WebSocketProtocol.STATE_CLOSED
 _CLOSING: Final[int] = WebSocketProtocol.STATE_CLOSING
@@ -41,6 +46,9 @@ _SMALL_FRAME: Final = 16_384
 #: Autobahn's parser copies all that is buffered for each frame, so it gets this much at a time.
 _WINDOW: Final = 8192
 
+#: Messages of so many bytes on average make a read bulky.
+_BULKY: Final = 8192
+
 #: More than these, and one for each 1024 bytes, are joined: a bytes object weighs 33 bytes itself.
 _FREE_PIECES: Final = 64
 
@@ -52,12 +60,18 @@ class FastFrames:
     ``_frame_limit`` allow, and no more than one read before these are known.
 
     :ivar half_received: bytes kept of what is not complete; correct after each read.
+    :ivar is_bulky: whether the last read brought large messages, or parts of one.
     """
 
     half_received = 0
+    is_bulky = False
 
     #: Messages of at most this many bytes are within every limit: ``_frame_limit`` is not asked.
     _always_fits = 0
+
+    #: Whether small messages are decoded and go to ``_messages_received``; for an owner whose
+    #: ``_always_fits`` and limits allow any of them.
+    _takes_messages = False
 
     # An unfinished large frame: its header, what came of its payload (unmasked), what is missing.
     _header = b""
@@ -101,6 +115,14 @@ class FastFrames:
     def _binary_message(self, payload: bytes) -> None:
         """Take a whole binary message that came in one frame."""
         self.onMessage(payload, True)
+
+    def _messages_received(self, messages: list[Message | None], octets: int) -> None:
+        """Take messages that came together, in order; only if ``_takes_messages``.
+
+        :param messages: None stands for a payload that was no message.
+        :param octets: bytes of their payloads.
+        """
+        raise NotImplementedError
 
     def _frame_limit(self, first: int, length: int) -> int | None:
         """Say how long a binary message may be.
@@ -197,6 +219,17 @@ class FastFrames:
                 if self.state != _OPEN:
                     return self.state == _CLOSED
             while end - at >= 2:
+                if self._takes_messages:
+                    messages: list[Message | None] = []
+                    at, taken = take_messages(data, at, mask_bit > 0, messages)
+                    if messages:
+                        octets += taken
+                        frames += len(messages)
+                        self._messages_received(messages, taken)
+                        if self.state != _OPEN:
+                            return self.state == _CLOSED
+                        if end - at < 2:
+                            return True
                 if data[at] != _FIN_BINARY:
                     return False
                 length = data[at + 1] ^ mask_bit
@@ -258,6 +291,7 @@ class FastFrames:
             stats.incomingOctetsAppLevel += octets
             stats.incomingWebSocketFrames += frames
             stats.incomingWebSocketMessages += frames
+            self.is_bulky = octets >= _BULKY * frames
 
     def _is_between(self) -> bool:
         # Whether the next byte begins a message that we may take.

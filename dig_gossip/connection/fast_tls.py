@@ -3,14 +3,19 @@
 Twisted's TLS transport moves data in pieces of a record or two, each through several calls and
 copies of pyOpenSSL's, and has a timer for every connection that writes. Here
 
-* all records of one read are decrypted into one buffer and delivered in one ``dataReceived``;
+* all records of one read are decrypted into one buffer and delivered in one ``dataReceived``, and
+  a read that is full of large messages makes the next one larger, up to 256 KiB;
 * a write of any size is encrypted in one go and handed to the transport in one call;
 * the first write of a reactor turn leaves at once; what else is written in that turn leaves
-  together when the turn is over, or as soon as it is 64 KiB. One timer serves all connections.
+  together when the turn is over, or as soon as it is 64 KiB. One timer serves all connections;
+* what is encrypted goes to the socket in the same breath, as long as that takes it. Twisted would
+  keep it until the next turn, with two calls to the reactor and another copy. As soon as the socket
+  does not take everything, the rest is Twisted's as ever, and the producer pauses until it is gone.
 
 The handshake, the shutdown, errors and producers remain Twisted's code. That code and pyOpenSSL are
 used here from the inside, so both are examined at import; if they are not what we know, the class
-is not used and :data:`FAST_TLS` is False.
+is not used and :data:`FAST_TLS` is False. Likewise :data:`DIRECT` says whether sockets are written
+to at once.
 
 Differences from ``BufferingTLSTransport``: what was written before the connection began to close,
 by either side, is never lost in a buffer; a write from ``handshakeCompleted`` does not overtake
@@ -23,14 +28,14 @@ Source: design §5.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime
+from twisted.internet import tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.protocols.tls import (
     BufferingTLSTransport,
     TLSMemoryBIOFactory,
@@ -38,9 +43,11 @@ from twisted.protocols.tls import (
 )
 from twisted.python.failure import Failure
 
+from dig_gossip.util.turn import Turn
+
 #: Plaintext that is encrypted before its records are taken out of OpenSSL's memory, bytes. OpenSSL
 #: never gives such memory back before the connection ends.
-_PIECE: Final = 65_536
+_PIECE: Final = 98_304
 
 #: What may be gathered in one turn before it is written, bytes.
 _GATHERED: Final = 65_536
@@ -48,6 +55,9 @@ _GATHERED: Final = 65_536
 #: What one delivery or one reading of ciphertext may have, bytes.
 _SCRATCH_BYTES: Final = 327_680
 
+#: What is read from a socket at a time, bytes; at first, and at most.
+_READ: Final = 65_536
+_LARGEST_READ: Final = 262_144
 
 _TWISTED_METHODS: Final = (
     "_bufferedWrite",
@@ -67,7 +77,8 @@ def inside(openssl: Any, twisted: Any) -> tuple[Any, ...]:  # Any: private parts
 
     :param openssl: ``OpenSSL.SSL``.
     :param twisted: ``TLSMemoryBIOProtocol``.
-    :returns: ``SSL_read``, ``SSL_write``, ``BIO_read``, ``from_buffer``, a buffer, its content.
+    :returns: ``SSL_read``, ``SSL_write``, ``BIO_read``, ``BIO_write``, ``SSL_get_error``, what it
+        says when more has to be read, ``from_buffer``, a buffer, its content.
     :raises Exception: of any kind, if they are not what we know.
     """
     lib, ffi = openssl._lib, openssl._ffi
@@ -92,6 +103,12 @@ def inside(openssl: Any, twisted: Any) -> tuple[Any, ...]:  # Any: private parts
     hello = lib.BIO_read(connection._from_ssl, scratch, _SCRATCH_BYTES)
     if hello <= 0 or content[:1] != b"\x16" or lib.BIO_read(connection._from_ssl, scratch, 1) > 0:
         raise ValueError("pyOpenSSL's memory is not what it was")
+    if lib.SSL_get_error(connection._ssl, lib.SSL_read(connection._ssl, scratch, 1)) != (
+        lib.SSL_ERROR_WANT_READ
+    ):
+        raise ValueError("pyOpenSSL's errors are not what they were")
+    if lib.BIO_write(connection._into_ssl, ffi.from_buffer(b"x"), 1) != 1:
+        raise ValueError("pyOpenSSL does not take what was received")
     for name in _TWISTED_METHODS:
         if not callable(getattr(twisted, name)):
             raise TypeError(name)
@@ -100,17 +117,65 @@ def inside(openssl: Any, twisted: Any) -> tuple[Any, ...]:  # Any: private parts
             raise ValueError(name)
     if not _TWISTED_STATE.issubset(twisted.makeConnection.__code__.co_names):
         raise ValueError("Twisted keeps its state elsewhere")
-    return lib.SSL_read, lib.SSL_write, lib.BIO_read, ffi.from_buffer, scratch, content
+    return (
+        lib.SSL_read,
+        lib.SSL_write,
+        lib.BIO_read,
+        lib.BIO_write,
+        lib.SSL_get_error,
+        lib.SSL_ERROR_WANT_READ,
+        ffi.from_buffer,
+        scratch,
+        content,
+    )
 
 
 try:
-    _SSL_read, _SSL_write, _BIO_read, _from_buffer, _scratch, _content = inside(
-        SSL, TLSMemoryBIOProtocol
-    )
+    (
+        _SSL_read,
+        _SSL_write,
+        _BIO_read,
+        _BIO_write,
+        _SSL_get_error,
+        _WANT_READ,
+        _from_buffer,
+        _scratch,
+        _content,
+    ) = inside(SSL, TLSMemoryBIOProtocol)
+    _view = memoryview(_content)
     #: Whether :class:`FastTLS` is used.
     FAST_TLS = True
 except Exception:
     FAST_TLS = False
+
+
+def can_be_direct(connection: Any) -> bool:  # Any: private parts of Twisted
+    """Whether Twisted's TCP connections keep their state where we look for it.
+
+    :param connection: ``twisted.internet.tcp.Connection``.
+    """
+    try:
+        return bool(
+            issubclass(connection, FileDescriptor)
+            and callable(connection.writeSomeData)
+            and connection.dataBuffer == b""
+            and connection.bufferSize == _READ
+            and not connection.connected
+            and not connection._writeDisconnected
+            and connection.producerPaused is False
+            and connection.streamingProducer is False
+            and connection.producer is None
+            and "_tempDataLen" in FileDescriptor.write.__code__.co_names
+            and {"_tempDataLen", "dataBuffer", "producerPaused", "resumeProducing"}.issubset(
+                connection.doWrite.__code__.co_names
+            )
+        )
+    except Exception:
+        return False
+
+
+#: Whether :class:`FastTLS` writes to sockets without waiting for the reactor.
+DIRECT = can_be_direct(tcp.Connection)
 
 
 if TYPE_CHECKING:  # Twisted has no types here; Any: private parts
@@ -121,11 +186,13 @@ if TYPE_CHECKING:  # Twisted has no types here; Any: private parts
         disconnecting: Any
         _aborted: bool
         _appSendBuffer: list[bytes]
+        _handshakeDone: bool
         _lostTLSConnection: bool
         _producer: Any
         _tlsConnection: Any
 
         def makeConnection(self, transport: Any) -> None: ...
+        def dataReceived(self, data: bytes) -> None: ...
         def connectionLost(self, reason: Failure) -> None: ...
         def _bufferedWrite(self, octets: bytes) -> None: ...
         def _shutdownTLS(self) -> None: ...
@@ -133,42 +200,6 @@ if TYPE_CHECKING:  # Twisted has no types here; Any: private parts
 
 else:
     _Stock = TLSMemoryBIOProtocol
-
-
-class Turn:
-    """The connections that have written in the present turn of one reactor."""
-
-    _log = Logger()
-
-    def __init__(self) -> None:
-        self._connections: dict[FastTLS, None] = {}
-        self._call: IDelayedCall | None = None
-
-    def add(self, connection: FastTLS, clock: IReactorTime) -> None:
-        """Call ``turn_over`` of this connection when the turn is over."""
-        self._connections[connection] = None
-        if self._call is None:
-            self._call = clock.callLater(0, self._over)
-
-    def discard(self, connection: FastTLS) -> None:
-        """Forget a connection that is gone."""
-        self._connections.pop(connection, None)
-        if not self._connections and self._call is not None:
-            self._call.cancel()
-            self._call = None
-
-    def _over(self) -> None:
-        self._call = None
-        connections, self._connections = self._connections, {}
-        for connection in connections:
-            try:
-                connection.turn_over()
-            except Exception:
-                self._log.failure("writing failed", event="tls_write_failed")
-
-
-#: One for each reactor; several only in tests.
-_turns: weakref.WeakKeyDictionary[Any, Turn] = weakref.WeakKeyDictionary()
 
 
 class FastTLS(_Stock):
@@ -183,9 +214,12 @@ class FastTLS(_Stock):
     _gathered: list[bytes]
     _gathered_bytes = 0
     _broken: Failure | None = None  # what reading has met, and is not dealt with yet
+    _received = b""  # not yet with OpenSSL
+    _is_direct = False  # the transport is a socket of Twisted's that can be written to at once
 
     def makeConnection(self, transport: Any) -> None:
         self._gathered = []
+        self._is_direct = DIRECT and isinstance(transport, tcp.Connection)
         super().makeConnection(transport)
 
     # -- what the wrapped protocol calls
@@ -197,13 +231,22 @@ class FastTLS(_Stock):
             return
         if not self._wrote:
             self._wrote = True
-            self.factory.turn.add(self, self.factory._clock)
+            self.factory.turn.add(self)
             self._write(data)
             return
         self._gathered.append(data)
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= _GATHERED:
             self._write_gathered()
+
+    def write_now(self, data: bytes) -> None:
+        """Send bytes, and whatever was gathered before, without waiting for the turn to end.
+
+        For a caller that gathers by itself.
+        """
+        if self._takes_writes():
+            self._write_gathered()
+            self._write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Send several pieces; much is not copied together first."""
@@ -215,6 +258,15 @@ class FastTLS(_Stock):
             self._write_all(pieces)
 
     # -- what Twisted calls
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._is_direct:
+            self._fit_reads(len(data))
+        if self._handshakeDone and not self._appSendBuffer:
+            self._received = data
+            self._flushReceiveBIO()
+        else:
+            super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
@@ -272,10 +324,10 @@ class FastTLS(_Stock):
                         if sent <= 0:
                             connection._raise_ssl_error(ssl, sent)
                         at += sent
-                    _take_encrypted(connection, encrypted)
+                    self._take_encrypted(encrypted)
                 done += 1
         except SSL.WantReadError:
-            _take_encrypted(connection, encrypted)
+            self._take_encrypted(encrypted)
         except SSL.Error:
             failure = self._broken or Failure()
             self._hand_over(encrypted)
@@ -286,35 +338,86 @@ class FastTLS(_Stock):
             self._bufferedWrite(piece[at:])
             at = 0
 
+    def _take_encrypted(self, encrypted: list[bytes]) -> None:
+        """Take from OpenSSL what there is, and send it if nothing is before it.
+
+        :param encrypted: what could not be sent yet, in order.
+        """
+        # There is never more than a piece, or a flight of the handshake.
+        size = _BIO_read(self._tlsConnection._from_ssl, _scratch, _SCRATCH_BYTES)
+        if size <= 0:
+            return
+        sent = 0
+        if self._is_direct and not encrypted:
+            sock = self.transport
+            if (
+                sock.connected
+                and not sock.dataBuffer
+                and not sock._tempDataLen
+                and not sock._writeDisconnected
+            ):
+                result = sock.writeSomeData(_view[:size])
+                if isinstance(result, int):  # else the reactor will find out
+                    sent = result
+        if sent < size:
+            encrypted.append(_content[sent:size])
+
     def _hand_over(self, encrypted: list[bytes]) -> None:
         # In one call, because the transport may answer with a callback that writes.
+        if not encrypted:
+            return
         if len(encrypted) == 1:
             self.transport.write(encrypted[0])
-        elif encrypted:
+        else:
             self.transport.writeSequence(encrypted)
+        if self._is_direct:
+            # Twisted would pause at 64 KiB; but what waits here cannot be overtaken any more.
+            sock = self.transport
+            if sock.producer is not None and sock.streamingProducer and not sock.producerPaused:
+                sock.producerPaused = True
+                sock.producer.pauseProducing()
+
+    def _fit_reads(self, size: int) -> None:
+        """Read more at a time from who sends large messages, less from who does not."""
+        sock = self.transport
+        room = sock.bufferSize
+        if not getattr(self.wrappedProtocol, "is_bulky", False):
+            # After a read of small messages somebody may want no more of them, who has to take
+            # all of the next one too.
+            if room > _READ:
+                sock.bufferSize = _READ
+        elif size == room and room < _LARGEST_READ:
+            sock.bufferSize = 2 * room
 
     def _flushSendBIO(self) -> None:
         if self._tlsConnection is not None:  # lost while its last bytes were delivered
             encrypted: list[bytes] = []
-            _take_encrypted(self._tlsConnection, encrypted)
+            self._take_encrypted(encrypted)
             self._hand_over(encrypted)
 
     def _flushReceiveBIO(self) -> None:
+        received, self._received = self._received, b""
+        at = 0
         while not self._lostTLSConnection:
             connection = self._tlsConnection
             ssl = connection._ssl
-            size = 0
-            result = 1
-            while size < _SCRATCH_BYTES and result > 0:
+            size = error = 0
+            while size < _SCRATCH_BYTES and not error:
                 result = _SSL_read(ssl, _scratch + size, _SCRATCH_BYTES - size)
                 if result > 0:
                     size += result
-            more, closed = result > 0, False
-            if not more:
+                    continue
+                error = _SSL_get_error(ssl, result)
+                if error == _WANT_READ and at < len(received):
+                    # In pieces, because OpenSSL never gives such memory back.
+                    stop = min(len(received), at + _PIECE)
+                    _BIO_write(connection._into_ssl, _from_buffer(received) + at, stop - at)
+                    at = stop
+                    error = 0
+            closed = False
+            if error and error != _WANT_READ:
                 try:
                     connection._raise_ssl_error(ssl, result)
-                except SSL.WantReadError:
-                    pass
                 except SSL.ZeroReturnError:
                     closed = True
                 except SSL.Error:
@@ -328,17 +431,10 @@ class FastTLS(_Stock):
                 self._tlsShutdownFinished(None)
             elif self._broken is not None:
                 self._tlsShutdownFinished(self._broken)
-            elif not more:
+            elif error:
                 break
         # Reading may have produced something to send, and may have met a write that waits.
         self._flushSendBIO()
-
-
-def _take_encrypted(connection: Any, encrypted: list[bytes]) -> None:  # Any: pyOpenSSL's
-    # There is never more than a piece, or a flight of the handshake.
-    size = _BIO_read(connection._from_ssl, _scratch, _SCRATCH_BYTES)
-    if size > 0:
-        encrypted.append(_content[:size])
 
 
 class FastTLSFactory(TLSMemoryBIOFactory):
@@ -357,4 +453,4 @@ class FastTLSFactory(TLSMemoryBIOFactory):
         clock: IReactorTime | None = None,
     ) -> None:
         super().__init__(contextFactory, isClient, wrappedFactory, clock)
-        self.turn = _turns.setdefault(self._clock, Turn())
+        self.turn = Turn.of(self._clock)

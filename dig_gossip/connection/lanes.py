@@ -28,17 +28,17 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from dig_gossip.connection.transfers import CHUNK_THRESHOLD_BYTES, split
+from dig_gossip.connection.transfers import CHUNK_THRESHOLD_BYTES, Cut
 from dig_gossip.constants import (
     MAX_QUEUED_BYTES,
     MAX_QUEUED_MESSAGES,
     PRIORITY_STARVATION_RATIO,
 )
 from dig_gossip.types.sections import BackpressureConfig
-from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.frames import FrameRun, OutboundFrame
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
@@ -82,6 +82,9 @@ class Budget(Protocol):
 
     def charge(self, opcode: int, size: int) -> None:
         """It goes."""
+
+    def spend(self, opcode: int, size: int) -> bool:
+        """Charge it if it may go now, and say whether."""
 
 
 class LaneCounters:
@@ -226,19 +229,17 @@ class Lanes:
             waiting = self._next_of(lane)
             if waiting is None:
                 continue
-            frame = waiting.item
-            waiting.piece = next(waiting.rest, None)
-            if waiting.piece is None:
-                self.bytes -= waiting.frame.size
-                if waiting.is_reply:
-                    self._answer_bytes -= waiting.frame.size
-                self.waited[lane].add(self._now() - waiting.since)
-                if self._handed[lane] is None:
-                    self._handed[lane] = waiting.since
+            if waiting.cut is None:
+                frame = waiting.frame
+                self._went(lane, waiting)
             else:
-                # Among other large messages that were held back it goes on first: a lane cuts
-                # one message at a time, and a peer takes no more than four.
-                (self._held[lane].get(_CHUNK) or self._lanes[lane]).appendleft(waiting)
+                frame = waiting.cut.next_chunk()
+                if waiting.cut.is_done:
+                    self._went(lane, waiting)
+                else:
+                    # Among other large messages that were held back it goes on first: a lane cuts
+                    # one message at a time, and a peer takes no more than four.
+                    (self._held[lane].get(_CHUNK) or self._lanes[lane]).appendleft(waiting)
             self._took(lane)
             return frame
         return None
@@ -253,6 +254,37 @@ class Lanes:
                 self._handed[lane] = None
                 self.left[lane].add(self._now() - since)
 
+    def take_chunks(self, run: FrameRun, room: int) -> tuple[int, int]:
+        """Take more chunks of one message at once, if nothing else waits that could go between.
+
+        :param run: gets them.
+        :param room: bytes of the run at which to stop.
+        :returns: how many messages, chunks that is, and their serialized bytes.
+        """
+        if self._delayed or any(self._held):
+            return 0, 0
+        lanes = [lane for lane in (_CRITICAL, _NORMAL, _BULK) if self._lanes[lane]]
+        if len(lanes) != 1:
+            return 0, 0
+        lane = lanes[0]
+        waiting = self._lanes[lane][0]
+        if waiting.cut is None:
+            return 0, 0
+        taken = waiting.cut.fill(run, room, self._may_go)
+        if waiting.cut.is_done:
+            self._lanes[lane].popleft()
+            self._went(lane, waiting)
+            self._took(lane)
+        return taken
+
+    def _went(self, lane: int, waiting: _Waiting) -> None:
+        self.bytes -= waiting.frame.size
+        if waiting.is_reply:
+            self._answer_bytes -= waiting.frame.size
+        self.waited[lane].add(self._now() - waiting.since)
+        if self._handed[lane] is None:
+            self._handed[lane] = waiting.since
+
     def _next_of(self, lane: int) -> _Waiting | None:
         """Take out the first message of a lane that may go, and hold back what is before it."""
         held = self._held[lane]
@@ -265,40 +297,40 @@ class Lanes:
         lane_queue = self._lanes[lane]
         while lane_queue:
             waiting = lane_queue.popleft()
-            if waiting.item.message.type not in held and self._is_ready(waiting):
+            if waiting.opcode not in held and self._is_ready(waiting):
                 return waiting
-            held.setdefault(waiting.item.message.type, deque()).append(waiting)
+            held.setdefault(waiting.opcode, deque()).append(waiting)
         return None
 
     def _is_ready(self, waiting: _Waiting) -> bool:
-        if not self.may_go(waiting.item):
-            return False
-        if waiting.piece is not None or not self.must_be_cut(waiting.frame):
-            return True
-        piece = self._cut(waiting)
-        return self.may_go(piece)
+        cut = waiting.cut
+        if cut is None:
+            if not self.may_go(waiting.frame):
+                return False
+            if not self.must_be_cut(waiting.frame):
+                return True
+            cut = waiting.cut = Cut(waiting.frame, self._next_transfer)
+            self._next_transfer = (self._next_transfer + 1) % 2**32
+            waiting.opcode = _CHUNK
+        return self._may_go(_CHUNK, cut.next_size)
 
     def may_go(self, frame: OutboundFrame) -> bool:
         """Charge the budget for a message, or note how long it must wait."""
-        if self._budget is None:
+        return self._may_go(frame.message.type, len(frame.message.data))
+
+    def _may_go(self, opcode: int, size: int) -> bool:
+        budget = self._budget
+        if budget is None or budget.spend(opcode, size):
             return True
-        opcode, size = frame.message.type, len(frame.message.data)
-        delay = self._budget.delay(opcode, size)
+        delay = budget.delay(opcode, size)
         # Some peers drop the link when this answer is late (CON-004.2). It cannot be too much:
         # what we admit of the requests is no more than what they admit of the answers.
         if delay > 0 and opcode != _KEEPALIVE_ANSWER:
             if self.blocked_for is None or delay < self.blocked_for:
                 self.blocked_for = delay
             return False
-        self._budget.charge(opcode, size)
+        budget.charge(opcode, size)
         return True
-
-    def _cut(self, waiting: _Waiting) -> OutboundFrame:
-        transfer, self._next_transfer = self._next_transfer, (self._next_transfer + 1) % 2**32
-        waiting.rest = split(waiting.frame, transfer)
-        piece = waiting.piece = next(waiting.rest)
-        piece.written = waiting.frame.written
-        return piece
 
     def surrender(self) -> list[OutboundFrame]:
         """Give up everything of which nothing was sent yet, in the order of the lanes.
@@ -309,9 +341,9 @@ class Lanes:
         given: list[OutboundFrame] = []
         for lane, held in zip(self._lanes, self._held, strict=True):
             for queue in (*held.values(), lane):
-                kept = deque(waiting for waiting in queue if waiting.piece is not None)
+                kept = deque(waiting for waiting in queue if waiting.cut is not None)
                 for waiting in queue:
-                    if waiting.piece is None:
+                    if waiting.cut is None:
                         given.append(waiting.frame)
                         self.bytes -= waiting.frame.size
                         self._answer_bytes -= waiting.frame.size * waiting.is_reply
@@ -372,23 +404,18 @@ class Lanes:
 class _Waiting:
     """A message in its lane.
 
-    :ivar piece: the chunk that goes next, once the message is being cut.
-    :ivar rest: the chunks after that one.
+    :ivar cut: its chunks, once the first of them is due.
+    :ivar opcode: of what goes next, the message or a chunk of it.
     """
 
-    __slots__ = ("frame", "is_reply", "piece", "rest", "since")
+    __slots__ = ("cut", "frame", "is_reply", "opcode", "since")
 
     def __init__(self, frame: OutboundFrame, since: float, is_reply: bool) -> None:
         self.frame = frame
         self.is_reply = is_reply
+        self.opcode = frame.message.type
         self.since = since
-        self.piece: OutboundFrame | None = None
-        self.rest: Iterator[OutboundFrame] = iter(())
-
-    @property
-    def item(self) -> OutboundFrame:
-        """What goes next of it."""
-        return self.piece or self.frame
+        self.cut: Cut | None = None
 
 
 class Waits:

@@ -38,7 +38,8 @@ from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peer_table import PeerTable, Refused, Resolution, Supersedes
 from dig_gossip.connection.rate_limit import Verdict
 from dig_gossip.connection.reputation import Reputations
-from dig_gossip.connection.session import CLOSE_CODES, NOBODY_LISTENS, RemovalReason, Session
+from dig_gossip.connection.session import Session
+from dig_gossip.connection.session_owner import CLOSE_CODES, NOBODY_LISTENS, RemovalReason
 from dig_gossip.connection.totals import Totals
 from dig_gossip.constants import (
     INBOUND_HANDSHAKE_TIMEOUT_SECS,
@@ -62,7 +63,6 @@ from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
 from dig_gossip.types.reputation import PeerReputation, PenaltyReason
 from dig_gossip.util.addresses import is_same_endpoint
 from dig_gossip.util.clock import Clock
-from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, opcode_name
 
 
@@ -104,6 +104,9 @@ class Peers:
     def observe(self, observer: PeersObserver) -> None:
         """Say who is told about sessions; once, before anything starts."""
         self._observer = observer
+        # What sessions say for every read goes straight there.
+        self.messages_received = observer.messages_received
+        self.read_began, self.read_done = observer.read_began, observer.read_done
 
     def get(self, peer_id: PeerId) -> Session:
         """The session of a peer.
@@ -330,7 +333,7 @@ class Peers:
             self._discard(old, RemovalReason.SUPERSEDED)
         self.totals.admitted += 1
         websocket.receiver = session
-        websocket.registered()
+        websocket.registered(session)
         session.start()
         self._log.debug(
             "session with {peer_id} at {address} opened",
@@ -451,11 +454,6 @@ class Peers:
         return error
 
     # -- the owner of sessions
-
-    def message_received(self, session: Session, message: Message) -> None:
-        """Pass a message on."""
-        assert self._observer is not None
-        self._observer.message_received(session, message)
 
     def rtt_measured(self, session: Session, seconds: float) -> None:
         """Pass a round trip on; say once of a session that it is slow (PRF-001.1)."""

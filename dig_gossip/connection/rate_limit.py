@@ -346,6 +346,31 @@ class OutboundLimiter:
             aggregate.count += 1
             aggregate.total += size
 
+    def spend(self, opcode: int, size: int) -> bool:
+        """Charge a message if it may go now; all three questions in one, for the hot path.
+
+        :param opcode: 0..255.
+        :param size: bytes of the body, of whatever size.
+        :returns: whether it goes; if not, nothing was charged.
+        """
+        if (now := self._now()) >= self._ends:
+            self._turn(now)
+        try:
+            spending = self._spendings[opcode]
+        except KeyError:
+            spending = self._begin(opcode)
+        count, total = spending.count + 1, spending.total + size
+        if count > spending.max_count or total > spending.max_total or size > spending.max_size:
+            return False
+        aggregate = spending.aggregate
+        if aggregate is not None:
+            all_count, all_total = aggregate.count + 1, aggregate.total + size
+            if all_count > aggregate.max_count or all_total > aggregate.max_total:
+                return False
+            aggregate.count, aggregate.total = all_count, all_total
+        spending.count, spending.total = count, total
+        return True
+
     def _turn(self, now: float) -> None:
         closed, opened = self._bucket, int(now // _BUCKET_SECS)
         self._bucket = opened

@@ -7,11 +7,11 @@ the router's business, who may be here is :class:`~dig_gossip.connection.peers.P
 
 from __future__ import annotations
 
-import enum
 import math
 import random
 from collections import Counter
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -25,6 +25,7 @@ from dig_gossip.connection.lanes import Lanes, Offer
 from dig_gossip.connection.rate_limit import InboundLimiter, OutboundLimiter, Verdict
 from dig_gossip.connection.rate_table import max_frame_size, receive_rows, send_rows
 from dig_gossip.connection.requests import PendingRequests
+from dig_gossip.connection.session_owner import RemovalReason, SessionOwner
 from dig_gossip.connection.transfers import Reassembly
 from dig_gossip.connection.websocket import PeerWebSocket
 from dig_gossip.constants import WS_MAX_MESSAGE_BYTES
@@ -55,58 +56,17 @@ from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig, opc
 #: How long a session that has a successor still takes what is under way.
 MOVE_SECS: Final = 5.0
 
+__all__ = ["RemovalReason", "Session", "SessionOwner"]
+
 _ACCEPT = Verdict.ACCEPT
 _CHUNK = int(DigMessageType.MESSAGE_CHUNK)
 
-
-class RemovalReason(enum.Enum):
-    """Why a session ended; the value is the name in logs and counters."""
-
-    DISCONNECTED = "disconnected"
-    DEAD = "dead"
-    BANNED = "banned"
-    SUPERSEDED = "superseded"
-    MOVED = "moved"  # to a better way to the same peer
-    REAPED = "reaped"
-    SHUTDOWN = "shutdown"
-    ERROR = "error"
-    STALLED = "stalled"  # it stopped reading
-    EVICTED = "evicted"  # it made room for another peer
-
-
-#: A close frame would wait for ever.
-NOBODY_LISTENS = frozenset({RemovalReason.DEAD, RemovalReason.REAPED, RemovalReason.STALLED})
-#: The others are 1000.
-CLOSE_CODES = {
-    RemovalReason.EVICTED: 1013,
-    RemovalReason.BANNED: 1008,
-    RemovalReason.SHUTDOWN: 1001,
-}
-
-
-class SessionOwner(Protocol):
-    """Whom a session tells what happens to it."""
-
-    def message_received(self, session: Session, message: Message) -> None:
-        """A message that answers none of our requests."""
-
-    def session_ended(self, session: Session, reason: RemovalReason) -> None:
-        """Remove this session: its connection is closing, dead or gone."""
-
-    def misbehaved(self, session: Session, reason: PenaltyReason) -> None:
-        """Charge the peer."""
-
-    def rtt_measured(self, session: Session, seconds: float) -> None:
-        """A round trip was measured."""
-
-    def dig_tolerated(self, session: Session) -> None:
-        """The peer has shown that it knows DIG opcodes."""
-
-    def size_refused(self, opcode: int) -> None:
-        """A message was so large, or in so many fragments, that it was not even received."""
-
-    def limit_exceeded(self, session: Session, opcode: int, verdict: Verdict) -> None:
-        """A message was dropped because the peer sends too much, or too large ones."""
+#: Opcodes whose messages, without an id, a session passes on as they are: by whether the peer is
+#: known to know DIG opcodes.
+_PASSES_CHIA: Final = tuple(
+    not is_dig(opcode) and opcode != ChiaMessageType.HANDSHAKE for opcode in range(256)
+)
+_PASSES: Final = tuple(opcode not in (_CHUNK, ChiaMessageType.HANDSHAKE) for opcode in range(256))
 
 
 @attrs.define(eq=False)
@@ -194,7 +154,7 @@ class Session:
         cuts = remote.has(Capability.DIG_CHUNK)
         self._writer.configure(Lanes(levels, budget, cuts=cuts, now=clock.monotonic), budget)
         # The hot path calls this for every read.
-        self.heard = self.keepalive.heard
+        self.read_done = owner.read_done
         self._judged = 0  # opcode of the last message that was large enough to be asked about
         self._pulse: Timer | None = None
         self._successor: Session | None = None
@@ -277,6 +237,15 @@ class Session:
         if not offer:
             self.unsent[f"{offer.value}.{opcode_name(message.type)}"] += 1
         return offer
+
+    def post(self, message: Message) -> bool:
+        """Send a small message now, if nothing is in its way: the short form of :meth:`send`.
+
+        :returns: whether it was sent; if not, :meth:`send` says what becomes of it.
+        """
+        if not self.tolerates_dig:
+            return False  # it may not take everything
+        return self._writer.post(message)
 
     def request(
         self, opcode: int, data: bytes, replies: frozenset[int], timeout: float
@@ -370,7 +339,9 @@ class Session:
         """
         self._successor = successor
         successor._requests = self._requests  # at both ends, so that their ids remain apart
-        self.send = successor.send  # type: ignore[method-assign]  # the hot path has no if for it
+        # The hot path has no if for it.
+        self.send = successor.send  # type: ignore[method-assign]
+        self.post = successor.post  # type: ignore[method-assign]
         for frame in self._writer.lanes.surrender():
             successor.send(frame, is_reply=True)  # it was taken once: it is not dropped now
         if self._pulse is not None:
@@ -388,30 +359,65 @@ class Session:
     def opened(self) -> None:
         """The WebSocket was open before the session began."""
 
+    def heard(self) -> None:
+        """Note a sign of life."""
+        self.keepalive.heard()
+        self._owner.read_began()
+
     def frame_received(self, payload: bytes) -> None:
         """Take one message through decode, count, correlate, and on to the node.
 
         Source: behaviour MSG-101-X.
         """
-        if self._ended:
-            return
         try:
             message = Message.from_bytes(payload)
         except ClientError:
-            self._owner.misbehaved(self, PenaltyReason.MALFORMED_MESSAGE)
-            return
-        self.messages_received += 1
-        self.bytes_received += len(payload)
-        self.last_message_time = self._clock.unix()
-        self._take(message)
+            self.batch_received([None], 0)
+        else:
+            self.batch_received([message], len(payload))
 
-    def _take(self, message: Message) -> None:
-        opcode = message.type
-        if self._limiter is not None:
-            verdict = self._limiter.admit(opcode, len(message.data))
-            if verdict is not _ACCEPT:
-                self._owner.limit_exceeded(self, opcode, verdict)
+    def batch_received(self, messages: Sequence[Message | None], octets: int) -> None:
+        """The same for messages that came together.
+
+        Runs of messages that are nothing special to a session are passed on in one call each.
+
+        :param messages: None stands for a payload that was no message.
+        :param octets: serialized bytes of all of them.
+        """
+        if self._ended:
+            return
+        self.messages_received += len(messages)
+        self.bytes_received += octets
+        self.last_message_time = self._clock.unix()
+        limiter, owner, verdict = self._limiter, self._owner, _ACCEPT
+        passes = _PASSES if self.tolerates_dig else _PASSES_CHIA
+        passed: list[Message] = []
+        for message in messages:
+            if message is not None:
+                if limiter is not None:
+                    verdict = limiter.admit(message.type, len(message.data))
+                if message.id is None and passes[message.type] and verdict is _ACCEPT:
+                    passed.append(message)
+                    continue
+            if passed:
+                owner.messages_received(self, passed)
+                passed = []
+                if self._ended:
+                    return
+            if message is None:
+                owner.misbehaved(self, PenaltyReason.MALFORMED_MESSAGE)
+            elif verdict is not _ACCEPT:
+                owner.limit_exceeded(self, message.type, verdict)
+            else:
+                self._special_received(message)
+                passes = _PASSES if self.tolerates_dig else _PASSES_CHIA
+            if self._ended:
                 return
+        if passed:
+            owner.messages_received(self, passed)
+
+    def _special_received(self, message: Message) -> None:
+        opcode = message.type
         if opcode == _CHUNK:
             self._chunk_received(message)
             return
@@ -426,7 +432,7 @@ class Session:
         if opcode == ChiaMessageType.HANDSHAKE:
             self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
             return
-        self._owner.message_received(self, message)
+        self._owner.messages_received(self, [message])
 
     def largest_frame(self, opcode: int) -> int:
         """How many bytes a message of this opcode may have, envelope included.
@@ -440,11 +446,20 @@ class Session:
 
     def _chunk_received(self, chunk: Message) -> None:
         try:
-            envelope = self._reassembly.received(chunk.data)
-            if envelope is not None:
-                self._take(Message.from_bytes(envelope))
+            message = self._reassembly.received(chunk.data)
+            if message is not None:
+                self._whole_received(message)
         except ClientError:
             self._owner.misbehaved(self, PenaltyReason.PROTOCOL_VIOLATION)
+
+    def _whole_received(self, message: Message) -> None:
+        # It came in chunks; the limits of its own row hold, too.
+        if self._limiter is not None:
+            verdict = self._limiter.admit(message.type, len(message.data))
+            if verdict is not _ACCEPT:
+                self._owner.limit_exceeded(self, message.type, verdict)
+                return
+        self._special_received(message)
 
     def text_received(self) -> None:
         """Charge the peer; the WebSocket closes next."""

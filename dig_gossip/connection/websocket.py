@@ -46,6 +46,7 @@ from dig_gossip.tls.context import peer_id_of
 from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.deferreds import Observers
+from dig_gossip.wire.message import Message
 
 #: An answer that we asked for may be this large (design D7).
 LARGEST_MESSAGE_BYTES = CHIA_MAX_MESSAGE_BYTES + ENVELOPE_BYTES
@@ -89,6 +90,20 @@ class Receiver(Protocol):
 
     def broken(self, error: GossipError) -> None:
         """The other end cannot be identified."""
+
+
+class BatchReceiver(Protocol):
+    """A receiver that wants small messages by the batch."""
+
+    def batch_received(self, messages: list[Message | None], octets: int) -> None:
+        """Messages came in together; where they are below 64 KiB, instead of ``frame_received``.
+
+        :param messages: in order; None stands for what was no message.
+        :param octets: their serialized bytes.
+        """
+
+    def read_done(self) -> None:
+        """All that came in together has been reported."""
 
 
 class OpenTransports:
@@ -152,16 +167,23 @@ class PeerWebSocket:
     _frames = 0
     _early_frames = 0
     _is_registered = False
+    _batches: BatchReceiver | None = None
+    _takes_messages = False
     _holders: set[object]
     _deadline: Timer | None = None
     _close_code: int | None = None
 
     # -- what the owner does with a connection
 
-    def registered(self) -> None:
-        """The peer has introduced itself: allow messages of full size."""
+    def registered(self, batches: BatchReceiver | None = None) -> None:
+        """The peer has introduced itself: allow messages of full size.
+
+        :param batches: gets the messages; the same object as :attr:`receiver`.
+        """
         autobahn = cast(Any, self)  # Any: Autobahn has no types
         self._is_registered = True
+        self._batches = batches
+        self._takes_messages = batches is not None
         autobahn.maxMessagePayloadSize = autobahn.maxFramePayloadSize = LARGEST_MESSAGE_BYTES
 
     def close(self, code: int, reason: str = "") -> None:
@@ -237,7 +259,11 @@ class PeerWebSocket:
         if autobahn.state == autobahn.STATE_CLOSED:
             return  # Autobahn would keep all of it until the transport is gone
         self.receiver.heard()
-        autobahn._dataReceived(data)
+        try:
+            autobahn._dataReceived(data)
+        finally:
+            if self._batches is not None:
+                self._batches.read_done()
         # The HTTP part is buffered without limit and scanned again with every read.
         if autobahn.state == autobahn.STATE_CONNECTING and len(autobahn.data) > PRE_OPEN_MAX_BYTES:
             self.abort()
@@ -266,6 +292,10 @@ class PeerWebSocket:
         if not self._is_registered and not self._count_early_frame():
             return
         self._guarded(self.receiver.frame_received, payload)
+
+    def _messages_received(self, messages: list[Message | None], octets: int) -> None:
+        assert self._batches is not None
+        self._guarded(self._batches.batch_received, messages, octets)
 
     def _frame_limit(self, first: int, length: int) -> int | None:
         return self.receiver.largest_frame(first)
@@ -307,6 +337,7 @@ class PeerWebSocket:
         autobahn = cast(Any, self)
         if autobahn.state != autobahn.STATE_OPEN:
             return
+        self.writer.flush()
         super().sendCloseFrame(code, reasonUtf8, isReply)  # type: ignore[misc]
         self._leaving(autobahn.remoteCloseCode if isReply else code, not isReply)
 
@@ -325,7 +356,7 @@ class PeerWebSocket:
     def connectionLost(self, reason: Failure) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self.writer.close()
+        self.writer.stopProducing()
         self._holders.clear()
         super().connectionLost(reason)  # type: ignore[misc]
         self.receiver.lost(reason)

@@ -106,6 +106,11 @@ class Announcements:
         return len(self._log)
 
     @property
+    def is_needed(self) -> bool:
+        """Whether there are lazy peers."""
+        return bool(self._places)
+
+    @property
     def peers(self) -> Iterable[PeerId]:
         """The lazy peers."""
         return self._places.keys()

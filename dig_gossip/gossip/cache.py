@@ -75,9 +75,13 @@ class MessageCache:
         else:
             self.size += size
         cached[digest] = (message, now + self._ttl, size)
-        while len(cached) > self._max_messages or self.size > self._max_bytes:
-            self._dropped(*cached.popitem(last=False))
+        if len(cached) > self._max_messages or self.size > self._max_bytes:
+            self._make_room()
         return True
+
+    def _make_room(self) -> None:
+        while len(self._cached) > self._max_messages or self.size > self._max_bytes:
+            self._dropped(*self._cached.popitem(last=False))
 
     def serve(self, digest: bytes, peer: PeerId, now: float) -> Message | Miss:
         """Find the message that a peer pulls, within the limits per peer and message.

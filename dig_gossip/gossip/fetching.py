@@ -57,6 +57,11 @@ class Fetching:
         return len(self._missing)
 
     @property
+    def is_looking(self) -> bool:
+        """Whether anything is missing at all."""
+        return len(self._missing) > 0
+
+    @property
     def lazy_timeout(self) -> float:
         """Seconds from an announcement to a graft, as adapted by now."""
         return self._timers.lazy_timeout

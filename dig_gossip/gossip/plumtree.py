@@ -256,9 +256,12 @@ class Plumtree:
         elif sighting.stage in (_LOCAL, _REMOTE):
             peers = self._outsiders.owed(digest, flood=False, chia=to_chia, exclude=exclude)
             return BroadcastResult(self._push(peers, message), 0)
-        self._pending.settle(digest)  # the application has given its verdict
+        effects: list[Effect] = []
+        if len(self._pending):
+            self._pending.settle(digest)  # the application has given its verdict
+            effects = self._pending.release()
         aware, sighting.aware = sighting.aware or set(), None
-        missing = self._fetching.found(digest)
+        missing = self._fetching.found(digest) if self._fetching.is_looking else None
         if missing is not None:
             aware.update(missing.announced_at)
         if exclude is not None and self._tree.get(exclude) is not None:
@@ -266,11 +269,12 @@ class Plumtree:
         sighting.stage = _LOCAL
         self._sampler.message_seen(now)
         sighting.links = self._tree.joined
-        peers = self._tree.eager_unaware(aware)
-        peers += self._outsiders.owed(digest, flood=True, chia=to_chia, exclude=exclude)
-        effects = self._pending.release() + self._push(peers, message)
+        peers = self._tree.eager_unaware(aware) if aware else self._tree.eager()
+        if self._outsiders.sessions:
+            peers += self._outsiders.owed(digest, flood=True, chia=to_chia, exclude=exclude)
+        effects += self._push(peers, message)
         announced = 0
-        if self._keep(digest, message, now, effects):
+        if self._keep(digest, message, now, effects) and self._announcements.is_needed:
             announced = sum(peer not in aware for peer in self._announcements.peers)
             effects += self._announcements.add(digest, message.type, sighting, aware, now)
         return BroadcastResult(effects, announced)
@@ -298,7 +302,7 @@ class Plumtree:
         if not was_eager and pull is not Pull.REQUEST:
             effects += self._tree.promote(link, now)
         aware = {peer}
-        missing = self._fetching.found(digest)
+        missing = self._fetching.found(digest) if self._fetching.is_looking else None
         if missing is not None:
             aware.update(missing.announced_at)
             effects += self._fetching.arrived(
@@ -483,7 +487,7 @@ class Plumtree:
         if peers:
             self.counters.pushed += len(peers)
             effects.append(Send(peers, message))
-        if self._keep(digest, message, now, effects):
+        if self._keep(digest, message, now, effects) and self._announcements.is_needed:
             effects += self._announcements.add(digest, message.type, sighting, aware, now)
 
     def _broadcast_again(

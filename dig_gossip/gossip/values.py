@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import attrs
 
@@ -44,8 +45,7 @@ class Verdict(enum.Enum):
     REJECT = "reject"
 
 
-@attrs.frozen
-class BroadcastResult:
+class BroadcastResult(NamedTuple):
     """What one ``broadcast`` does.
 
     :ivar effects: to be performed; every accepted copy of the full message counts as reached.

@@ -127,6 +127,9 @@ class Outbox:
         self._waiting.append(encoded)
         return True
 
+    def flush(self) -> None:
+        """Nothing that was sent is kept back, other than by the transport."""
+
     def pong(self, payload: bytes) -> None:
         """Answer a ping now, or only the latest one later."""
         if self.is_writable:

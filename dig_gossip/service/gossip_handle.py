@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python import threadable
 
@@ -38,6 +39,7 @@ from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.peer import AddressLike, NodeType, PeerAddress, PeerConnection, PeerId
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.types.stats import GossipStats, RelayStats
+from dig_gossip.util.deferreds import Fired
 from dig_gossip.wire import registry
 from dig_gossip.wire.chia import NewTransaction, RequestPeers, RespondPeers, TimestampedPeerInfo
 from dig_gossip.wire.dig import RegisterAck
@@ -78,11 +80,23 @@ def _quick_method(
 
     def start(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         try:
-            return succeed(function(self, *args, **kwargs))
+            return Fired(function(self, *args, **kwargs))
         except Exception:
             return fail()
 
-    return _on_reactor(start, function)
+    marshalled = _on_reactor(start, function)
+
+    def wrapper(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        # Called for every message that is sent, so what `start` does stands here once more.
+        if get_ident() != threadable.ioThread:
+            return marshalled(self, *args, **kwargs)
+        try:
+            return Fired(function(self, *args, **kwargs))
+        except Exception:
+            return fail()
+
+    functools.update_wrapper(wrapper, function)
+    return wrapper
 
 
 def _on_reactor(
@@ -310,14 +324,18 @@ class GossipHandle:
         :raises WrongDispatch: the peer does not know DIG opcodes.
         :raises Backpressured: the peer is too slow for bulk, or takes nothing this large.
         """
-        node = self._node
+        peers = self._node.peers
         message = body if isinstance(body, Message) else registry.encode(body)
+        session = peers.table.get(peer_id)
+        # Nearly every message: nothing is in its way. A banned peer has no session.
+        if session is not None and session.post(message):
+            return
         is_reply = message.id is not None and (
             routing_class(message.type, True) is RoutingClass.RESPONSE
         )
         check_size(message, is_answer=is_reply)
-        node.peers.check_not_banned(peer_id)
-        session = node.peers.get(peer_id)
+        peers.check_not_banned(peer_id)
+        session = peers.get(peer_id)
         if is_dig(message.type) and not session.tolerates_dig:
             raise WrongDispatch(f"{peer_id.hex()} does not know {opcode_name(message.type)}")
         offer = session.send(OutboundFrame(message), is_reply=is_reply)

@@ -5,9 +5,10 @@ delivers and charges; a peer that vanished meanwhile makes an effect a no-op. An
 an engine is our bug: it is logged and counted, and the node runs on.
 
 Two tables say whose a message is: one for messages without a correlation id, one for those with
-one, each with a handler for every opcode. One table says whose a timer or a request is: each engine
-has names of its own. Plumtree is always there; other engines are made when they are configured and
-told of those sessions only that share their capability.
+one, each with a handler for every opcode, or None where the application gets it as it is (what one
+read delivers is published together). One table says whose a timer or a request is: each engine has
+names of its own. Plumtree is always there; other engines are made when they are configured and told
+of those sessions only that share their capability.
 
 Source: behaviour MSG-101-X, MSG-105-X, MSG-106-X, PLT-104-X; wire §5.4; style §4.
 """
@@ -80,6 +81,9 @@ RELAY_PEER: Final = PeerId(bytes(32))
 
 #: Takes in one message of one session.
 _Handler: TypeAlias = Callable[[Session, Message], None]
+_GOSSIPED_PLAIN: Final = tuple(
+    routing_class(opcode, False) in (RoutingClass.FLOOD, RoutingClass.TX) for opcode in range(256)
+)
 
 _PLUMTREE_CONTROL = frozenset(
     {
@@ -146,6 +150,9 @@ class Router:
         #: opcodes of blocks that may cross a link in another form
         self._blocks: frozenset[int] = frozenset()
         self._stopped = False
+        #: what the read that is being routed delivers, and whose it is
+        self._batch: list[Message] = []
+        self._batch_peer = RELAY_PEER
         self._wire()
 
     @property
@@ -171,7 +178,7 @@ class Router:
             plain[ChiaMessageType.NEW_TRANSACTION] = self._transaction_received
         self._plain, self._with_id = tuple(plain), tuple(with_id)
 
-    def _handler(self, opcode: int, *, has_id: bool) -> _Handler:
+    def _handler(self, opcode: int, *, has_id: bool) -> _Handler | None:
         """What Plumtree and the application have to do with an opcode."""
         routing = routing_class(opcode, has_id)
         if routing in _GOSSIPED and not has_id:
@@ -184,7 +191,7 @@ class Router:
             return self._control_received
         if routing is RoutingClass.CONTROL:
             return self._ignored
-        return self._delivered
+        return None
 
     # -- what the application asks for
 
@@ -196,7 +203,7 @@ class Router:
         :raises ClientError: the message is too large.
         :raises Backpressured: it is larger than its opcode may be.
         """
-        if routing_class(message.type, message.id is not None) not in _GOSSIPED:
+        if not _GOSSIPED_PLAIN[message.type]:
             raise WrongDispatch(f"{opcode_name(message.type)} is not a message that spreads")
         if message.id is not None:
             raise WrongDispatch("a message with a correlation id is for one peer")
@@ -208,8 +215,8 @@ class Router:
             self._heard(message)
             self.engines.transaction_passes(None, message)
             engine = self.engines.of_transactions
-        result = engine.broadcast(message, exclude)
-        return self._perform(result.effects) + result.announced
+        effects, announced = engine.broadcast(message, exclude)
+        return self._perform(effects) + announced
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what an engine outside of the router wants done."""
@@ -316,16 +323,48 @@ class Router:
         """The session's place in the tree."""
         return self.plumtree.role(peer_id)
 
-    def message_received(self, session: Session, message: Message) -> None:
-        """Route one message that answers none of our requests."""
-        handlers = self._plain if message.id is None else self._with_id
-        handlers[message.type](session, message)
+    def read_began(self) -> None:
+        """More messages may follow at once: subscribers are woken when they are all there."""
+        self._subscriptions.hold()
+
+    def read_done(self) -> None:
+        """Wake the subscribers that have got something."""
+        self._subscriptions.wake()
+
+    def messages_received(self, session: Session, messages: list[Message]) -> None:
+        """Route messages that answer none of our requests; no more once the session has ended."""
+        plain, with_id = self._plain, self._with_id
+        self._batch, self._batch_peer = [], session.peer_id
+        for message in messages:
+            handler = plain[message.type] if message.id is None else with_id[message.type]
+            if handler is None:
+                self._batch.append(message)
+                continue
+            handler(session, message)
+            if session.has_ended:
+                break
+        self._publish_batch()
+
+    def _publish_batch(self) -> None:
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._subscriptions.publish(self._batch_peer, batch)
 
     # -- whose a message is
 
     def _gossip_received(self, session: Session, message: Message) -> None:
-        peer, asks = session.peer_id, message.type in self._validators
-        self._guarded(lambda: self.plumtree.received(peer, message, asks))
+        peer, opcode = session.peer_id, message.type
+        try:
+            effects = self.plumtree.received(peer, message, opcode in self._validators)
+            if effects and effects[0].__class__ is Deliver and opcode not in self._blocks:
+                # New, and delivered first of all: nearly always.
+                self._peers.delivered(peer, opcode)
+                self._batch.append(message)
+                del effects[0]
+            if effects:
+                self._perform(effects)
+        except Exception:
+            self._engine_failed()
 
     def _transaction_received(self, session: Session, message: Message) -> None:
         self._heard(message)
@@ -376,9 +415,6 @@ class Router:
     def _ignored(self, session: Session, message: Message) -> None:
         self.counters[f"ignored.{opcode_name(message.type)}"] += 1
 
-    def _delivered(self, session: Session, message: Message) -> None:
-        self._subscriptions.publish(session.peer_id, message)
-
     def _heard(self, message: Message) -> None:
         """Tell those whom it concerns that a transaction is public."""
         tx_id = announced_tx_id(message.type, message.data)
@@ -395,8 +431,11 @@ class Router:
         try:
             self._perform(event())
         except Exception:
-            self.counters["engine_errors"] += 1
-            self._log.failure("an engine failed; the node goes on", event="engine_failed")
+            self._engine_failed()
+
+    def _engine_failed(self) -> None:
+        self.counters["engine_errors"] += 1
+        self._log.failure("an engine failed; the node goes on", event="engine_failed")
 
     def _all_guarded(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -412,7 +451,8 @@ class Router:
                 if effect.message.type in self._blocks:
                     assert self.compact is not None
                     self.compact.block_known(effect.message)
-                self._subscriptions.publish(effect.peer, effect.message)
+                self._publish_batch()
+                self._subscriptions.publish(effect.peer, (effect.message,))
             elif isinstance(effect, SetTimer):
                 self._clear_timer(effect.key)
                 self._timers[effect.key] = self._clock.call_later(
@@ -456,11 +496,16 @@ class Router:
         return self._send_as_is(effect)
 
     def _send_as_is(self, effect: Send) -> int:
-        frame = OutboundFrame(effect.message)
-        table = self._peers.table
+        message, session_of = effect.message, self._peers.table.get
+        frame: OutboundFrame | None = None
         accepted = 0
         for peer in effect.peers:
-            session = table.get(peer)
+            session = session_of(peer)
+            if session is not None and session.post(message):
+                accepted += 1  # nearly always: nothing was in its way
+                continue
+            if frame is None:
+                frame = OutboundFrame(message)
             offer = Offer.CLOSED if session is None else session.send(frame)
             if offer:
                 accepted += 1

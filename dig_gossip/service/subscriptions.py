@@ -10,6 +10,8 @@ Source: behaviour API-002.3, BP-104-X.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -46,7 +48,8 @@ class Subscription:
 
     def __init__(self, owner: Subscriptions, limit: int) -> None:
         self._owner = owner
-        self._items: deque[Item] = deque(maxlen=limit)
+        self._limit = limit
+        self._items: deque[Item] = deque()
         self._waiters: deque[Deferred[Item]] = deque()
         self._closed = False
         #: messages that were lost because nobody fetched them in time
@@ -62,7 +65,7 @@ class Subscription:
             service has stopped and nothing is left.
         Cancellation: gives up the place in line; no message is lost.
         """
-        if self._items:
+        if self._items and not self._waiters:
             return succeed(self._items.popleft())
         if self._closed:
             return fail(ChannelClosed())
@@ -74,6 +77,7 @@ class Subscription:
         """Stop receiving; waiting ``get()`` calls fail with ``ChannelClosed``."""
         if self._closed:
             return
+        self.wake()
         self._closed = True
         self._owner.forget(self)
         waiters, self._waiters = self._waiters, deque()
@@ -84,29 +88,41 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Item:
+        if self._items and not self._waiters:
+            return self._items.popleft()  # what get() does, without a Deferred
         try:
             return await self.get()
         except ChannelClosed:
             raise StopAsyncIteration from None
 
-    def push(self, item: Item) -> None:
-        """For the node: hand over one message."""
-        if self._waiters:
-            self._waiters.popleft().callback(item)
+    def push(self, peer: PeerId, messages: Sequence[Message]) -> None:
+        """For the node: hand over messages of one peer; :meth:`wake` afterwards."""
+        items = self._items
+        if len(items) + len(messages) <= self._limit:
+            items.extend(zip(repeat(peer), messages))
             return
-        if len(self._items) == self._items.maxlen:
-            self.lagged += 1
-            self._owner.lagged += 1
-        self._items.append(item)
+        for message in messages:
+            if len(items) >= self._limit:
+                self.wake()  # whoever waits for messages gets the chance to fetch them
+            if len(items) >= self._limit:
+                items.popleft()
+                self.lagged += 1
+                self._owner.lagged += 1
+            items.append((peer, message))
+
+    def wake(self) -> None:
+        """For the node: tell whoever waits; it may fetch everything before this returns."""
+        while self._items and self._waiters:
+            self._waiters.popleft().callback(self._items.popleft())
 
 
 class LosslessSubscription(Subscription):
     """One that makes peers wait instead of losing messages.
 
     From ``limit`` messages on, every peer that has brought one more is not read from, until half of
-    ``limit`` are left. What was read before that still comes: 64 KiB of each peer at most. Only
-    beyond 65 536 messages, which takes peers that come, fill it and go again and again, the oldest
-    goes, and :attr:`lagged` counts it.
+    ``limit`` are left. What was read before that still comes: 64 KiB of each peer, or 256 KiB if it
+    sends large messages. Only beyond 65 536 messages, which takes peers that come, fill it and go
+    again and again, the oldest goes, and :attr:`lagged` counts it.
     """
 
     def __init__(self, owner: Subscriptions, limit: int) -> None:
@@ -132,6 +148,8 @@ class LosslessSubscription(Subscription):
 
     def pushed(self, peer: PeerId) -> None:
         """For the node: a peer has brought something."""
+        if len(self) >= self._full_at:
+            self.wake()  # a reader that has only not been woken yet holds up nobody
         if len(self) >= self._full_at and peer not in self._held:
             self._held.add(peer)
             self._owner.holds += 1
@@ -160,6 +178,7 @@ class Subscriptions:
         self._limit = limit
         self._all: dict[Subscription, None] = {}
         self._lossless: dict[LosslessSubscription, None] = {}
+        self._held = False
         self.lagged = 0
         self.holds = 0
 
@@ -182,15 +201,28 @@ class Subscriptions:
         if isinstance(subscription, LosslessSubscription):
             self._lossless.pop(subscription, None)
 
-    def publish(self, peer: PeerId, message: Message) -> None:
-        """Give a message to everybody. A subscriber may do anything in its callback."""
-        if not self._all:
-            return
-        item = (peer, message)
+    def publish(self, peer: PeerId, messages: Sequence[Message]) -> None:
+        """Give messages of one peer to everybody. A subscriber may do anything in its callback."""
         for subscription in tuple(self._all):
-            subscription.push(item)
+            subscription.push(peer, messages)
+        if not self._held:
+            self.wake()
         for lossless in tuple(self._lossless):
             lossless.pushed(peer)
+
+    def hold(self) -> None:
+        """More comes at once: wake nobody before :meth:`wake`, unless a queue is full.
+
+        A subscriber that is woken for every message costs more than the message.
+        """
+        self._held = True
+
+    def wake(self) -> None:
+        """Wake whoever waits for what there is now."""
+        self._held = False
+        for subscription in tuple(self._all):
+            if len(subscription):
+                subscription.wake()
 
     def close(self) -> None:
         """End all of them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import struct
+from collections.abc import Sequence
 from hashlib import sha256
 
 import attrs
@@ -50,24 +51,26 @@ class Message:
         :raises ValueError: a number is out of range.
         :raises TypeError: a number is not an integer, or the data is not bytes.
         """
-        if not 0 <= (opcode := operator.index(type)) <= 255:
-            raise ValueError(f"type must be 0..255, not {opcode}")
-        message_id = None if id is None else operator.index(id)
-        if message_id is not None and not 0 <= message_id <= 65535:
-            raise ValueError(f"id must be 0..65535 or None, not {message_id}")
-        if data.__class__ is not bytes:
-            if not isinstance(data, (bytes, bytearray, memoryview)):
-                raise TypeError(f"data must be bytes, not {data.__class__.__name__}")
-            data = bytes(data)
-        _set_type(self, opcode)
-        _set_id(self, message_id)
-        _set_data(self, data)
+        if (
+            id is not None
+            or type.__class__ is not int
+            or data.__class__ is not bytes
+            or not 0 <= type <= 255
+        ):
+            type, id, data = _checked(type, id, data)  # noqa: A001
+        set_type(self, type)
+        set_id(self, id)
+        set_data(self, data)
 
     def __bytes__(self) -> bytes:
-        data = self.data
+        return self.head + self.data
+
+    @property
+    def head(self) -> bytes:
+        """What stands before the data when it is serialized; 6 or 8 bytes."""
         if self.id is None:
-            return _pack_plain(self.type, 0, len(data)) + data
-        return _pack_with_id(self.type, 1, self.id, len(data)) + data
+            return _pack_plain(self.type, 0, len(self.data))
+        return _pack_with_id(self.type, 1, self.id, len(self.data))
 
     def __len__(self) -> int:
         """Serialized length in bytes."""
@@ -82,29 +85,64 @@ class Message:
 
         :raises ClientError: (malformed) short, over-long, or an id tag other than 0 and 1.
         """
-        try:
-            opcode, tag, length = _unpack_plain(frame)
-            if tag == 0:
-                message_id = None
-                start = 6
-            elif tag == 1:
-                opcode, tag, message_id, length = _unpack_with_id(frame)
-                start = 8
-            else:
-                raise malformed("tag of the id is neither 0 nor 1")
-        except struct.error:
-            raise malformed("envelope is truncated") from None
-        if len(frame) - start != length:
-            raise malformed("length of data does not match")
+        opcode, message_id, start = _read_head(frame, len(frame))
         self = _new(cls)
-        _set_type(self, opcode)
-        _set_id(self, message_id)
-        _set_data(self, frame[start:])
+        set_type(self, opcode)
+        set_id(self, message_id)
+        set_data(self, frame[start:])
+        return self
+
+    @classmethod
+    def from_pieces(cls, pieces: Sequence[bytes | memoryview]) -> Message:
+        """Decode one whole frame that came in pieces, without joining more than the data.
+
+        :param pieces: at least one; the first has 8 bytes, or it is the only one.
+        :raises ClientError: as :meth:`from_bytes`.
+        """
+        first = pieces[0]
+        opcode, message_id, start = _read_head(first, sum(map(len, pieces)))
+        self = _new(cls)
+        set_type(self, opcode)
+        set_id(self, message_id)
+        set_data(self, b"".join((first[start:], *pieces[1:])))
         return self
 
 
-# A slot's own setter is not stopped by the frozen __setattr__.
-_set_type, _set_id, _set_data = (Message.__dict__[name].__set__ for name in ("type", "id", "data"))
+def _read_head(frame: bytes | memoryview, size: int) -> tuple[int, int | None, int]:
+    """Read opcode and id, check everything, and say where the data begins."""
+    try:
+        opcode, tag, length = _unpack_plain(frame)
+        if tag == 0:
+            message_id = None
+            start = 6
+        elif tag == 1:
+            opcode, tag, message_id, length = _unpack_with_id(frame)
+            start = 8
+        else:
+            raise malformed("tag of the id is neither 0 nor 1")
+    except struct.error:
+        raise malformed("envelope is truncated") from None
+    if size - start != length:
+        raise malformed("length of data does not match")
+    return opcode, message_id, start
+
+
+# A slot's own setter is not stopped by the frozen __setattr__. For code that makes messages by the
+# hundred thousand, of values that fit.
+set_type, set_id, set_data = (Message.__dict__[name].__set__ for name in ("type", "id", "data"))
+
+
+def _checked(opcode: int, message_id: int | None, data: bytes) -> tuple[int, int | None, bytes]:
+    if not 0 <= (opcode := operator.index(opcode)) <= 255:
+        raise ValueError(f"type must be 0..255, not {opcode}")
+    message_id = None if message_id is None else operator.index(message_id)
+    if message_id is not None and not 0 <= message_id <= 65535:
+        raise ValueError(f"id must be 0..65535 or None, not {message_id}")
+    if data.__class__ is not bytes:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data must be bytes, not {data.__class__.__name__}")
+        data = bytes(data)
+    return opcode, message_id, data
 
 
 def message_hash(message: Message) -> bytes:

@@ -21,6 +21,8 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.fast_frames import FastFrames
+from dig_gossip.errors import ClientError
+from dig_gossip.wire.message import Message
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -75,6 +77,50 @@ class FastServer(Recorder, FastFrames, WebSocketServerProtocol):  # type: ignore
 
 class FastClient(Recorder, FastFrames, WebSocketClientProtocol):  # type: ignore[misc]
     log = Recorder.log
+
+
+class Ignoring(Recorder):
+    """As :class:`PeerWebSocket` does: nothing counts once we have begun to close.
+
+    What is no message is noted as None, because that is all that is known of it where messages
+    are taken by the batch.
+    """
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.state == self.STATE_OPEN:  # type: ignore[attr-defined]
+            super().onMessage(_message_or_none(payload) if isBinary else payload, isBinary)  # type: ignore[arg-type]
+
+
+class _Batches(Ignoring):
+    _takes_messages = True
+    _always_fits = 65_536
+
+    def _messages_received(self, messages: list[Message | None], octets: int) -> None:
+        for message in messages:
+            self.onMessage(b"" if message is None else bytes(message), True)
+
+
+class StockIgnoringServer(Ignoring, WebSocketServerProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+class StockIgnoringClient(Ignoring, WebSocketClientProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+class BatchServer(_Batches, FastFrames, WebSocketServerProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+class BatchClient(_Batches, FastFrames, WebSocketClientProtocol):  # type: ignore[misc]
+    log = Recorder.log
+
+
+def _message_or_none(payload: bytes) -> bytes | None:
+    try:
+        return bytes(Message.from_bytes(payload))
+    except ClientError:
+        return None
 
 
 def make(protocol: type[Any], **options: Any) -> Any:
@@ -192,8 +238,19 @@ any_payload = st.one_of(
 )
 
 
+any_envelope = st.one_of(
+    st.builds(
+        lambda opcode, message_id, body: bytes(Message(opcode, message_id, body)),
+        st.integers(0, 255),
+        st.none() | st.integers(0, 65_535),
+        any_payload,
+    ),
+    any_payload,
+)
+
+
 @st.composite
-def streams(draw: Any, masked: bool) -> bytes:
+def streams(draw: Any, masked: bool, payloads: Any = any_payload) -> bytes:
     """Frames as a peer would send them, good ones mostly."""
     stream = b""
     inside = False
@@ -208,7 +265,7 @@ def streams(draw: Any, masked: bool) -> bytes:
         options: dict[str, Any] = {"key": draw(st.binary(min_size=4, max_size=4))}
         if not masked:
             options["key"] = None
-        payload = draw(any_payload)
+        payload = draw(payloads)
         if kind == "odd":
             options["opcode"] = draw(st.integers(0, 15))
             options["fin"] = draw(st.booleans())
@@ -275,6 +332,14 @@ _options = st.fixed_dictionaries(
         "maxFramePayloadSize": st.sampled_from([0, 0, 0, 70_000, 130, 5]),
         "echoCloseCodeReason": st.booleans(),
     }
+)
+#: For whoever takes messages by the batch: no limit below 64 KiB, now or later.
+batch_circumstances = st.tuples(
+    st.sampled_from([lambda protocol, count: None] * 3 + [_close_second, _drop_second]),
+    st.sampled_from([None, None, 1, 2, 5]),
+    st.fixed_dictionaries(
+        {"maxMessagePayloadSize": st.sampled_from([0, 70_000]), "failByDrop": st.booleans()}
+    ),
 )
 seeds = st.integers(0, 2**32)
 circumstances = st.tuples(_reactions, st.sampled_from([None, None, 1, 2, 5]), _options)

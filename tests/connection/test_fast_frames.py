@@ -15,11 +15,17 @@ from tests.connection.frame_streams import (
     CONTINUATION,
     PING,
     TEXT,
+    BatchClient,
+    BatchServer,
     FastClient,
     FastServer,
     StockClient,
+    StockIgnoringClient,
+    StockIgnoringServer,
     StockServer,
+    any_envelope,
     any_payload,
+    batch_circumstances,
     circumstances,
     cut,
     feed,
@@ -110,6 +116,16 @@ class SameAsAutobahnTests(SynchronousTestCase):
     def test_any_stream_at_a_server(self, stream: bytes, seed: int, how: Any) -> None:
         """Masked frames: messages, answers, close codes and state are Autobahn's.  D4"""
         self.compare(FastServer, StockServer, stream, seed, how)
+
+    @given(streams(masked=True, payloads=any_envelope), seeds, batch_circumstances)
+    def test_any_stream_of_messages_at_a_server(self, stream: bytes, seed: int, how: Any) -> None:
+        """Taken by the batch they are the same messages, in the same order.  D4, design §5"""
+        self.compare(BatchServer, StockIgnoringServer, stream, seed, how)
+
+    @given(streams(masked=False, payloads=any_envelope), seeds, batch_circumstances)
+    def test_any_stream_of_messages_at_a_client(self, stream: bytes, seed: int, how: Any) -> None:
+        """Taken by the batch they are the same messages, in the same order.  D4, design §5"""
+        self.compare(BatchClient, StockIgnoringClient, stream, seed, how)
 
     @given(streams(masked=False), seeds, circumstances)
     def test_any_stream_at_a_client(self, stream: bytes, seed: int, how: Any) -> None:
@@ -326,6 +342,19 @@ class FastFramesTests(SynchronousTestCase):
             websocket.dataReceived(data[at : at + 7000])
         lengths = [len(event[1]) for event in websocket.events]
         self.assertEqual(lengths, [5, 300, 100_000, 0] * 2)
+
+    def test_large_messages_make_a_read_bulky(self) -> None:
+        """Complete or not, alone or not; small ones do not, however many.  design §5"""
+        websocket = make(FastServer)
+        for data, is_bulky in (
+            (whole(1, 5) * 5000, False),
+            (whole(1, 100_000)[:50_000], True),
+            (whole(1, 100_000)[50_000:] + whole(1, 5) * 3, True),
+            (whole(1, 8192) * 3, True),
+            (whole(1, 8191) * 3, False),
+        ):
+            websocket.dataReceived(data)
+            self.assertEqual(websocket.is_bulky, is_bulky)
 
     def test_parser_gets_a_little_at_a_time(self) -> None:
         """Autobahn copies all it has for each frame, so it never has much.  D14"""

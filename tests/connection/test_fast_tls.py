@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import random
+import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,10 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
-from twisted.internet import _producer_helpers
+from twisted.internet import _producer_helpers, tcp
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, Cooperator
+from twisted.internet.testing import MemoryReactorClock
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,11 +25,15 @@ from dig_gossip.connection import fast_tls
 from dig_gossip.connection.fast_tls import FastTLS, FastTLSFactory
 from tests.connection.tls_link import (
     CLIENT,
+    CREATORS,
     FAST,
     SERVER,
+    App,
     Buffered,
+    FakeTCP,
     Link,
     Producer,
+    Quiet,
     Unbuffered,
     connect,
     established,
@@ -103,8 +111,8 @@ class SameAsTwistedTests(SynchronousTestCase):
                     link.perform(*operation)
                     if rng.random() < 0.5:
                         link.turn()
-                    for tcp in link.tcp:
-                        tcp.move(rng.choice([0, 1, 300, 20_000]))
+                    for end in link.tcp:
+                        end.move(rng.choice([0, 1, 300, 20_000]))
             for side in (CLIENT, SERVER):
                 link.perform("read", side, [])
             link.settle(rng)
@@ -366,6 +374,119 @@ class FastTLSTests(SynchronousTestCase):
         self.assertEqual(link.apps[CLIENT].log[-1], "Error")
 
 
+_fast: Any = FastTLS  # Twisted's part has no types here
+
+
+class DirectTests(SynchronousTestCase):
+    """Sockets that are written to without waiting for the reactor."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+        self.addCleanup(theirs.close)
+        theirs.setblocking(False)
+        self.far_end = theirs
+        self.app: Any = App()
+        factory = FastTLSFactory(CREATORS[CLIENT], True, Factory.forProtocol(App), self.reactor)
+        self.tls: Any = _fast(factory, self.app)
+        self.tcp: Any = tcp.Connection(ours, self.tls, self.reactor)
+        self.tcp.connected = 1
+        self.addCleanup(ours.close)
+        peer = FastTLSFactory(CREATORS[SERVER], False, Factory.forProtocol(App), self.reactor)
+        self.peer_app = App()
+        self.peer_tcp = FakeTCP(self.reactor)
+        self.peer: Any = _fast(peer, self.peer_app)
+        self.peer_tcp.protocol = self.peer
+        self.peer.makeConnection(self.peer_tcp)
+        self.tls.makeConnection(self.tcp)
+        for _ in range(3):
+            self.carry()
+        self.assertEqual(self.peer_app.log[-1], "handshake")
+
+    def carry(self) -> int:
+        """Move what is in the sockets; bytes of ours."""
+        moved = 0
+        with contextlib.suppress(BlockingIOError):
+            while data := self.far_end.recv(1 << 20):
+                moved += len(data)
+                self.peer.dataReceived(data)
+        if self.peer_tcp.outgoing:
+            self.tls.dataReceived(bytes(self.peer_tcp.outgoing))
+            self.peer_tcp.outgoing.clear()
+        return moved
+
+    def test_bytes_are_in_the_socket_at_once(self) -> None:
+        """Nothing waits for the reactor, which is not even asked.  D9"""
+        self.assertTrue(fast_tls.DIRECT)
+        self.app.write(1000)
+        self.assertEqual(self.tcp.dataBuffer, b"")
+        self.assertNotIn(self.tcp, self.reactor.getWriters())
+        self.carry()
+        self.assertEqual(len(self.peer_app.received), 1000)
+
+    def test_what_the_socket_does_not_take_pauses_the_producer(self) -> None:
+        """However little that is; and it goes first when there is room.  D9"""
+        self.tls.registerProducer(Quiet(self.app), True)
+        while self.app.log[-1] != "pause":
+            self.tls.write_now(self.app.content(10_000))
+        self.assertIn(self.tcp, self.reactor.getWriters())
+        self.assertLessEqual(self.tcp._tempDataLen, 10_100)
+        self.tls.write_now(self.app.content(50))  # who writes nevertheless comes after it
+        while self.app.log[-1] != "resume":
+            self.carry()
+            self.tcp.doWrite()
+        self.assertEqual(self.app.log.count("pause"), 1)
+        self.app.write(10)
+        self.carry()
+        self.assertEqual(bytes(self.peer_app.received), bytes(self.app.written))
+
+    @given(st.lists(st.sampled_from([1, 100, 16_385, 70_000, 0, -1]), max_size=12))
+    def test_any_order_of_writing_and_draining(self, script: list[int]) -> None:
+        """No byte is lost or overtaken.  D9"""
+        self.setUp()
+        for size in script:
+            if size > 0:
+                self.tls.write_now(self.app.content(size))
+            elif size == 0:
+                self.carry()
+            elif self.tcp in self.reactor.getWriters():
+                self.tcp.doWrite()
+        self.reactor.advance(0)
+        while self.carry() or self.tcp in self.reactor.getWriters():
+            self.tcp.doWrite()
+        self.assertEqual(bytes(self.peer_app.received), bytes(self.app.written))
+
+    def test_a_broken_socket_is_the_reactors_to_find(self) -> None:
+        """Writing never raises, and never ends the connection from within.  D14"""
+        self.far_end.close()
+        self.app.write(1000)
+        self.reactor.advance(0)
+        self.app.write(1000)
+        self.assertIn(self.tcp, self.reactor.getWriters())
+        self.assertEqual(self.app.log[-1], "handshake")
+        self.assertIsInstance(self.tcp.doWrite(), Exception)
+
+    def test_reads_grow_and_shrink(self) -> None:
+        """Who sends large messages is read in larger pieces.  design §5"""
+        sizes = []
+        for size, is_bulky in (
+            *((65_536, False), (65_535, True), (65_536, True), (131_072, True), (262_144, True)),
+            *((100, True), (262_144, False), (65_536, False)),
+        ):
+            self.app.is_bulky = is_bulky
+            self.tls._fit_reads(size)
+            sizes.append(self.tcp.bufferSize >> 10)
+        self.assertEqual(sizes, [64, 64, 128, 256, 256, 256, 64, 64])
+
+    def test_other_transports_are_left_alone(self) -> None:
+        """What is not a socket of Twisted's gets its bytes as ever.  D4"""
+        self.assertFalse(self.peer._is_direct)
+        for changed in ({"bufferSize": 1}, {"writeSomeData": None}, {"dataBuffer": None}):
+            self.assertFalse(fast_tls.can_be_direct(type("Changed", (tcp.Connection,), changed)))
+        self.assertFalse(fast_tls.can_be_direct(object))
+
+
 class FallbackTests(SynchronousTestCase):
     """What happens when the insides of others are not as they were."""
 
@@ -384,9 +505,11 @@ class FallbackTests(SynchronousTestCase):
             return mock.Mock(spec_set=list(known), **{**known, **changes})
 
         def openssl(**changes: Any) -> Any:
-            known = {
-                name: getattr(SSL._lib, name) for name in ("SSL_read", "SSL_write", "BIO_read")
-            }
+            names = (
+                *("SSL_read", "SSL_write", "SSL_get_error", "SSL_ERROR_WANT_READ"),
+                *("BIO_read", "BIO_write"),
+            )
+            known = {name: getattr(SSL._lib, name) for name in names}
             return SimpleNamespace(
                 Connection=SSL.Connection,
                 Context=SSL.Context,
@@ -396,7 +519,7 @@ class FallbackTests(SynchronousTestCase):
                 _lib=SimpleNamespace(**{**known, **changes}),
             )
 
-        self.assertEqual(len(fast_tls.inside(openssl(), twisted())), 6)
+        self.assertEqual(len(fast_tls.inside(openssl(), twisted())), 9)
         for name in ("_ffi", "_lib", "WantReadError"):
             fake = openssl()
             delattr(fake, name)
@@ -406,6 +529,8 @@ class FallbackTests(SynchronousTestCase):
             {"BIO_read": lambda *_: 5},
             {"SSL_read": lambda *_: 1},
             {"SSL_write": lambda *_: 1},
+            {"SSL_get_error": lambda *_: 5},
+            {"BIO_write": lambda *_: -1},
         ):
             self.assertRaises(ValueError, fast_tls.inside, openssl(**changes), twisted())
         for name in fast_tls._TWISTED_METHODS:

@@ -223,6 +223,12 @@ class FixedBudget:
     def delay(self, opcode: int, size: int) -> float:
         return self.waits.get(opcode, 0.0)
 
+    def spend(self, opcode: int, size: int) -> bool:
+        may_go = self.delay(opcode, size) == 0
+        if may_go:
+            self.charge(opcode, size)
+        return may_go
+
     def charge(self, opcode: int, size: int) -> None:
         self.charged.append((opcode, size))
 

@@ -53,6 +53,12 @@ class ModelBudget:
     def delay(self, opcode: int, size: int) -> float:
         return 0.0 if self.left.get(opcode, 1) > 0 else 1.0
 
+    def spend(self, opcode: int, size: int) -> bool:
+        may_go = self.delay(opcode, size) == 0
+        if may_go:
+            self.charge(opcode, size)
+        return may_go
+
     def charge(self, opcode: int, size: int) -> None:
         assert self.left.get(opcode, 1) > 0, "charged beyond the budget"
         if opcode in self.left:

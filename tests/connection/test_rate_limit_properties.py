@@ -162,6 +162,25 @@ class OutboundModel(SmallRows):
                     self.assertLessEqual(len(sizes), (limit.count or math.inf) * factor)
                     self.assertLessEqual(sum(sizes), (limit.max_total or math.inf) * factor)
 
+    @given(st.lists(messages, max_size=60), factors)
+    def test_spending_is_asking_and_charging(
+        self, script: list[tuple[float, int, int]], factor: float
+    ) -> None:
+        """In one step: nothing that must wait, and nearly all that may go.  RL-103-X"""
+        clock = ManualTime(0.0)
+        at_once = OutboundLimiter(SMALL_ROWS, now=clock, factor=factor)
+        in_steps = OutboundLimiter(SMALL_ROWS, now=clock, factor=factor)
+        for gap, opcode, size in script:
+            clock.seconds += gap
+            if not in_steps.can_ever(opcode, size) or in_steps.delay(opcode, size) > 0:
+                self.assertFalse(at_once.spend(opcode, size))
+            else:
+                in_steps.charge(opcode, size)
+                if not at_once.spend(opcode, size):
+                    # What finds nothing spent may go, however small the share: by the long way.
+                    self.assertEqual(at_once.delay(opcode, size), 0)
+                    at_once.charge(opcode, size)
+
     @given(st.lists(messages, max_size=60), factors, st.booleans(), st.floats(0, 60))
     def test_receiver_with_fixed_windows_accepts_everything(
         self, script: list[tuple[float, int, int]], factor: float, patient: bool, phase: float

@@ -46,10 +46,13 @@ class FakeOwner:
 
     def write(self, data: bytes) -> None:
         self.raw.append(data)
-        taken = take_frame(data)
-        assert taken is not None
-        assert taken[1] == len(data), "not exactly one frame"
-        self._wrote("message", Message.from_bytes(taken[0].payload).data)
+        messages = []
+        while data:
+            taken = take_frame(data)
+            assert taken is not None, "not whole frames"
+            messages.append(Message.from_bytes(taken[0].payload).data)
+            data = data[taken[1] :]
+        self._wrote("message", *messages)
 
     def send_ping(self, payload: bytes) -> None:
         self._wrote("ping", payload)
@@ -57,8 +60,8 @@ class FakeOwner:
     def send_pong(self, payload: bytes) -> None:
         self._wrote("pong", payload)
 
-    def _wrote(self, what: str, data: bytes) -> None:
-        self.written.append((what, data))
+    def _wrote(self, what: str, *data: bytes) -> None:
+        self.written += [(what, one) for one in data]
         if self.room is not None:
             self.room -= 1
             if self.room <= 0 and self.writer is not None:
@@ -75,7 +78,8 @@ class WriterCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.owner = FakeOwner()
-        self.writer = Writer(self.owner, as_client=False, clock=Clock(SimulatedClock()))
+        self.reactor = SimulatedClock()
+        self.writer = Writer(self.owner, as_client=False, clock=Clock(self.reactor))
         self.owner.writer = self.writer
         self.overflows = 0
         self.writer.on_overflow(self.overflowed)
@@ -162,7 +166,7 @@ class WriterTests(WriterCase):
         writer.open()
         writer.pauseProducing()
         for data in (b"1", b"2"):
-            writer.send(frame(data))
+            writer.send(frame(data * 50_000))
         for left in (0, 1, 2):
             self.owner.room = 1
             writer.resumeProducing()
@@ -183,17 +187,18 @@ class WriterTests(WriterCase):
 
     def test_a_pause_in_the_middle_keeps_the_rest(self) -> None:
         """A transport may have room for two of five.  BP-101-X"""
+        bodies = [b"%d" % number * 20_000 for number in range(6)]
         self.writer.pauseProducing()
-        for number in range(5):
-            self.writer.send(frame(b"%d" % number))
-        self.owner.room = 2
+        for body in bodies[:5]:
+            self.writer.send(frame(body))
+        self.owner.room = 1
         self.writer.resumeProducing()
-        self.assertEqual(self.owner.messages, [b"0", b"1"])
-        self.assertEqual(self.writer.queued_bytes, 3 * (ENVELOPE + 1))
-        self.writer.send(frame(b"5"))
+        self.assertEqual(self.owner.messages, bodies[:2])
+        self.assertEqual(self.writer.queued_bytes, 3 * (ENVELOPE + 20_000))
+        self.writer.send(frame(bodies[5]))
         self.owner.room = None
         self.writer.resumeProducing()
-        self.assertEqual(self.owner.messages, [b"%d" % number for number in range(6)])
+        self.assertEqual(self.owner.messages, bodies)
 
     def test_an_overfull_transport_pauses_the_very_next_message(self) -> None:
         """Not the one after that.  BP-101-X"""
@@ -362,7 +367,7 @@ class CloseTests(WriterCase):
         """A write may find out that the connection is gone.  CON-115-X"""
         self.writer.pauseProducing()
         for _ in range(3):
-            self.writer.send(frame())
+            self.writer.send(frame(bytes(50_000)))
         self.owner.then = self.writer.close
         self.writer.resumeProducing()
         self.assertEqual(len(self.owner.messages), 1)
@@ -394,7 +399,8 @@ class ModelTests(SynchronousTestCase):
     def test_writer_agrees_with_its_model(self, events: list[str]) -> None:
         """Order is kept, nothing is written while paused or closed, nothing is lost.  BP-101-X"""
         owner = FakeOwner()
-        writer = owner.writer = Writer(owner, as_client=True, clock=Clock(SimulatedClock()))
+        reactor = SimulatedClock()
+        writer = owner.writer = Writer(owner, as_client=True, clock=Clock(reactor))
         writer.open()
         accepted: list[bytes] = []
         is_paused = is_closed = False
@@ -421,6 +427,7 @@ class ModelTests(SynchronousTestCase):
             else:
                 writer.close()
                 is_closed = True
+            reactor.advance(0)
             if is_closed or (is_paused and event != "resume"):
                 self.assertEqual(len(owner.written), before)
             is_paused = is_paused or (owner.room is not None and owner.room <= 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import CancelledError
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from dig_gossip.util.deferreds import Observers, handled, returns_deferred
+from dig_gossip.util.deferreds import Fired, Observers, handled, returns_deferred
 
 
 class ObserversTests(SynchronousTestCase):
@@ -64,3 +66,62 @@ class ReturnsDeferredTests(SynchronousTestCase):
         deferred = work(1)
         self.assertEqual(steps, ["started"])
         self.assertEqual(self.successResultOf(deferred.addCallback(lambda v: v * 2)), 4)
+
+
+class FiredTests(SynchronousTestCase):
+    """A Deferred like any that has fired, only cheaper."""
+
+    def test_result_arrives_however_it_is_asked_for(self) -> None:
+        """Awaited, by callback, as the result of another, more than once.  style 6.1"""
+        for result in (None, 7):
+            direct: Deferred[int | None] = Fired(result)
+            self.assertEqual(self.successResultOf(direct), result)
+
+            async def waits(result: int | None = result) -> list[int | None]:
+                deferred = Fired(result)
+                return [await deferred, await deferred]
+
+            self.assertEqual(
+                self.successResultOf(Deferred.fromCoroutine(waits())), [result, result]
+            )
+            fired = Fired(result)
+            outer: Deferred[Any] = succeed(1).addCallback(lambda _: fired)  # noqa: B023
+            self.assertEqual(self.successResultOf(outer), result)
+
+    def test_callbacks_are_a_chain(self) -> None:
+        """Each gets what the one before it returned, and so does who awaits it.  style 6.1"""
+        deferred = Fired(1)
+        results: list[int] = []
+        handled(deferred.addCallback(lambda value: value + 1).addCallback(results.append))
+        self.assertEqual(results, [2])
+        later = Fired(1).addCallback(lambda value: value + 1)
+        self.assertEqual(self.successResultOf(returns_deferred(_awaited)(later)), 2)
+
+    def test_failing_callback(self) -> None:
+        """Its exception comes out where it is awaited.  style 6.1"""
+
+        def fail(value: int) -> int:
+            raise ZeroDivisionError
+
+        failing = Fired(1).addCallback(fail)
+        self.failureResultOf(returns_deferred(_awaited)(failing), ZeroDivisionError)
+
+    def test_callback_that_has_to_wait(self) -> None:
+        """It then waits as any Deferred does.  style 6.1"""
+        inner: Deferred[int] = Deferred()
+        waiting = returns_deferred(_awaited)(Fired(1).addCallback(lambda _: inner))
+        self.assertNoResult(waiting)
+        inner.callback(5)
+        self.assertEqual(self.successResultOf(waiting), 5)
+
+    def test_cancelling_is_too_late(self) -> None:
+        """As for any that has fired.  style 6.4"""
+        deferred: Deferred[int] = Fired(1)
+        deferred.cancel()
+        self.assertEqual(self.successResultOf(deferred), 1)
+        self.assertRaises(AttributeError, getattr, deferred, "nothing")
+        self.assertIn("current result: 1", str(Fired(1)))
+
+
+async def _awaited(deferred: Deferred[int]) -> int:
+    return await deferred
