@@ -69,6 +69,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.observer",
                 "connection.opening",
                 "connection.peers",
+                "connection.receive_budget",
                 "connection.session",
                 "connection.session_owner",
                 "connection.stack",

@@ -299,6 +299,11 @@ class Session:
         self._websocket.release(holder)
 
     @property
+    def held_bytes(self) -> int:
+        """How much is kept of messages that come in chunks and are not complete."""
+        return self._reassembly.held
+
+    @property
     def is_held(self) -> bool:
         """Whether reading from the peer has stopped, because we cannot keep up with it."""
         return self._websocket.is_held
@@ -319,6 +324,7 @@ class Session:
         if self._ended:
             return
         self._ended = True
+        self._reassembly.clear()
         if self._pulse is not None:
             self._pulse.cancel()
         if self._successor is not None:

@@ -30,6 +30,7 @@ from zope.interface import implementer
 
 from dig_gossip.connection.fast_frames import FastFrames
 from dig_gossip.connection.rate_table import CHIA_MAX_MESSAGE_BYTES, ENVELOPE_BYTES
+from dig_gossip.connection.receive_budget import ReceiveBudget
 from dig_gossip.connection.writer import Writer
 from dig_gossip.constants import (
     CLOSE_TIMEOUT_SECS,
@@ -105,14 +106,21 @@ class BatchReceiver(Protocol):
     def read_done(self) -> None:
         """All that came in together has been reported."""
 
+    @property
+    def held_bytes(self) -> int:
+        """How much it keeps of messages that are not complete."""
+
 
 class OpenTransports:
     """The transports that exist, whether they belong to a session or not.
 
     Bounded by the gates: every transport begins as an opening.
+
+    :param budget: for what all of them hold of unfinished messages; None for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: ReceiveBudget | None = None) -> None:
+        self.budget = budget
         self._open: set[PeerWebSocket] = set()
         self._empty: Observers[None] | None = None
 
@@ -153,6 +161,9 @@ class PeerWebSocket:
 
     # Autobahn looks for this before it copies the factory's options.
     tcpNoDelay = True
+
+    #: Whether somebody overrides ``onMessage`` and wants text there.
+    takes_text = False
 
     #: How many frames may come before :meth:`registered`.
     max_early_frames = PRE_HANDSHAKE_MAX_FRAMES
@@ -264,6 +275,7 @@ class PeerWebSocket:
         finally:
             if self._batches is not None:
                 self._batches.read_done()
+            self._report_held()
         # The HTTP part is buffered without limit and scanned again with every read.
         if autobahn.state == autobahn.STATE_CONNECTING and len(autobahn.data) > PRE_OPEN_MAX_BYTES:
             self.abort()
@@ -303,6 +315,13 @@ class PeerWebSocket:
     def onMessageBegin(self, isBinary: bool) -> None:
         self._frames = 0
         super().onMessageBegin(isBinary)  # type: ignore[misc]
+        if not isBinary and not self.takes_text:
+            # At the header: nothing of it is kept.
+            self._guarded(self._text_received)
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if cast(Any, self).state == WebSocketServerProtocol.STATE_OPEN:
+            super().onMessageFrameData(payload)  # type: ignore[misc]
 
     def onMessageFrameBegin(self, length: int) -> None:
         self._frames += 1
@@ -316,10 +335,7 @@ class PeerWebSocket:
         autobahn = cast(Any, self)
         if autobahn.state != autobahn.STATE_OPEN:
             return  # Autobahn goes on delivering after our own close frame
-        if isBinary:
-            self._guarded(self.receiver.frame_received, payload)
-        else:
-            self._guarded(self._text_received)
+        self._guarded(self.receiver.frame_received, payload)
 
     def onPing(self, payload: bytes) -> None:
         self.writer.pong(payload)
@@ -360,9 +376,19 @@ class PeerWebSocket:
         self._holders.clear()
         super().connectionLost(reason)  # type: ignore[misc]
         self.receiver.lost(reason)
+        if self.transports.budget is not None:
+            self.transports.budget.forget(self)
         self.transports.discard(self)
 
     # -- inside
+
+    def _report_held(self) -> None:
+        budget = self.transports.budget
+        if budget is not None:
+            held: int = cast(Any, self).half_received
+            if self._batches is not None:
+                held += self._batches.held_bytes
+            budget.report(self, held)
 
     def _count_early_frame(self) -> bool:
         self._early_frames += 1
@@ -376,6 +402,8 @@ class PeerWebSocket:
         self.receiver.opened()
 
     def _text_received(self) -> None:
+        if cast(Any, self).state != WebSocketServerProtocol.STATE_OPEN:
+            return
         # First who is to blame: closing ends the receiver's interest.
         self.receiver.text_received()
         self.close(*TEXT_CLOSE)

@@ -163,6 +163,7 @@ class _RelayWebSocket(PeerWebSocket):
 
     frame_bytes: int
     queue_frames = 0
+    takes_text = True
     outbox: Outbox
 
     def connectionMade(self) -> None:

@@ -182,6 +182,9 @@ class GossipHandle:
         extra["host_bans_active"] = node.peers.reputations.active_host_bans
         extra["lagged"] = node.subscriptions.lagged
         extra["reading_held.subscription"] = node.subscriptions.holds
+        extra["reading_held.memory"] = node.receive_budget.holds
+        extra["half_received_bytes"] = node.receive_budget.total
+        extra["receive_budget_dropped"] = node.receive_budget.given_up
         extra["openings"] = node.peers.openings
         extra["queued_messages"] = sum(session.queued_messages for session in sessions)
         extra["budget_dropped"] = totals.budget_dropped

@@ -22,6 +22,7 @@ from dig_gossip.connection.dialer import Dialer
 from dig_gossip.connection.errand import Greeting
 from dig_gossip.connection.listener import Listener
 from dig_gossip.connection.peers import Peers
+from dig_gossip.connection.receive_budget import ReceiveBudget
 from dig_gossip.connection.stack import PeerStack
 from dig_gossip.connection.visit import Destination, Visits
 from dig_gossip.connection.websocket import OpenTransports
@@ -221,10 +222,11 @@ class Node:
             reactor = global_reactor
         rng: random.Random = config.rng or random.SystemRandom()
         tls = PeerTLS(identity)
-        transports = OpenTransports()
         self.config = config
         self.reactor = reactor
         self.clock = Clock(cast(IReactorTime, reactor))
+        self.receive_budget = ReceiveBudget(config.peer_options.receive_budget_bytes, self.clock)
+        transports = OpenTransports(self.receive_budget)
         self.transports = transports
         self.peers = Peers(config, identity, self.clock, rng)
         self.ban_file = BanFile(config.ban_file_path, self.peers.reputations, self.clock)

@@ -59,6 +59,14 @@ class PeerOptions:
         """Whether rates are limited at all, in both directions. Off only among nodes that trust
         one another, or to measure: peers that do limit will drop what is too much.""",
     )
+    receive_budget_bytes: int = option(
+        268_435_456,
+        integer(67_108_864, 1 << 40),
+        """How much of messages that are received in part may be in memory, of all peers together.
+        Beyond it nothing more is read from the peers that hold most of it, and after half a minute
+        the first of them is dropped. A message has 50 MiB at most.""",
+        unit="bytes",
+    )
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("plumtree"))

@@ -171,11 +171,14 @@ class FrameTests(HostileCase):
         peer.send_frame(b"hello", TEXT)
         self.ends(peer, 1003, PenaltyReason.MALFORMED_MESSAGE)
 
-    def test_text_that_is_not_utf8_is_closed_with_1007(self) -> None:
-        """Autobahn judges before we do.  MSG-102-X"""
-        peer = self.joined()
-        peer.send_frame(b"\xff", TEXT)
-        self.ends(peer, 1007, PenaltyReason.PROTOCOL_VIOLATION)
+    def test_text_is_judged_at_its_header(self) -> None:
+        """Whatever it would say, and however long it would be.  MSG-102-X, design D7"""
+        for length in (None, 5_000_000):
+            peer = self.joined()
+            peer.send_frame(b"\xff", TEXT, length_override=length)
+            self.network.settle()
+            self.assertFalse(self.has_session(peer))
+        self.assertEqual(self.count(f"penalty.{PenaltyReason.MALFORMED_MESSAGE.value}"), 2)
 
     def test_too_large_a_message_is_closed_with_1009(self) -> None:
         """One byte more than 8 MiB, refused when its opcode is known.  CON-112-X, design D7"""

@@ -82,7 +82,11 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "rng": None,
         "resolver": None,
     },
-    PeerOptions: {"rate_limit_factor": 0.6, "enforce_rate_limits": True},
+    PeerOptions: {
+        "rate_limit_factor": 0.6,
+        "enforce_rate_limits": True,
+        "receive_budget_bytes": 268_435_456,
+    },
     PlumtreeConfig: {
         "lazy_timeout_ms": 500,
         "adaptive_timers": True,
@@ -159,6 +163,7 @@ INTEGERS: list[tuple[type, str, int, int, dict[str, object]]] = [
     (GossipConfig, "max_inflight_handshakes", 1, 1_000_000, {}),
     (GossipConfig, "gossip_fanout", 1, 256, {}),
     (GossipConfig, "max_seen_messages", 1, 10_000_000, {}),
+    (PeerOptions, "receive_budget_bytes", 67_108_864, 1 << 40, {}),
     (PlumtreeConfig, "lazy_timeout_ms", 1, 60_000, {"adaptive_timers": False}),
     (PlumtreeConfig, "graft_timeout_floor_ms", 1, 60_000, {
         "adaptive_timers": False, "graft_timeout_ceiling_ms": 60_000,
