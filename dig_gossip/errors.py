@@ -133,6 +133,10 @@ class ConnectionFiltered(GossipError):
     """A diversity rule refused the connection."""
 
 
+class ProxyError(GossipError):
+    """The proxy could not be used, or failed; nothing is known about whoever was to be reached."""
+
+
 class DiscoveryError(GossipError):
     """A seed or introducer look-up failed."""
 

@@ -36,8 +36,14 @@ class Options(usage.Options):
         ["listen", None, None, "Address to listen on, host:port; port 0 chooses one."],
         ["introducer", None, None, "URL of an introducer, ws://host:9448."],
         ["relay", None, None, "URL of a relay, ws://host:9450."],
+        ["tor", None, None, "Use the Tor whose SOCKS5 port is at host:port, for onion services."],
+        ["tor-control", None, None, "Its control port: make an onion service of our own."],
+        ["onion", None, None, "Our onion service, if Tor's own configuration makes it."],
         ["network", None, None, "dig-mainnet, chia-mainnet or chia-testnet11."],
         ["data-dir", None, None, "Directory for the identity and the address book."],
+    ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["tor-only", None, "Use Tor (127.0.0.1:9050 without --tor) for everything."],
     ]
     compData = usage.Completions(
         optActions={
@@ -75,6 +81,15 @@ class Options(usage.Options):
             said["introducer"] = {"endpoint": self["introducer"]}
         if self["relay"] is not None:
             said["relay"] = {"endpoint": self["relay"]}
+        tor = {
+            "socks5_proxy": self["tor"],
+            "control_address": self["tor-control"],
+            "onion_address": self["onion"],
+            "prefer_tor": True if self["tor-only"] else None,
+        }
+        if any(tor.values()):
+            chosen = {name: value for name, value in tor.items() if value is not None}
+            said["tor"] = {"enabled": True, **chosen}
         if self["peers"]:
             said["bootstrap_peers"] = self["peers"]
         if self["data-dir"] is not None:

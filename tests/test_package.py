@@ -72,6 +72,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.receive_budget",
                 "connection.session",
                 "connection.session_owner",
+                "connection.socks_endpoint",
                 "connection.stack",
                 "connection.totals",
                 "connection.tunneled",
@@ -79,6 +80,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.websocket",
                 "connection.writer",
                 "discovery",
+                "privacy.onion_service",
                 "relay.client",
                 "relay.hub",
                 "relay.puncher",
@@ -366,6 +368,35 @@ class HouseRuleTests(SynchronousTestCase):
             for line, rule in offenses(name)
             if rule == message
         ]
+
+    def test_nothing_is_dialed_or_asked_but_where_tor_is_thought_of(self) -> None:
+        """Whatever makes connections must go through ``Routes``, or be known here.  TOR-101-X"""
+        ways = {
+            "TCP4ClientEndpoint", "TCP6ClientEndpoint", "HostnameEndpoint", "UNIXClientEndpoint",
+            "clientFromString", "client_endpoint", "shared_endpoint", "connectTCP", "connectSSL",
+            "connectUNIX", "listenUDP", "listenMulticast", "getaddrinfo", "gethostbyname",
+            "create_connection", "getHostByName", "resolveHostName", "Agent",
+        }  # fmt: skip
+        known = {
+            "connection.endpoints": "the place where the choice is made",
+            "discovery.dns_https": "makes its connections through routed_https, with Tor alone",
+            "discovery.dns_lookup": "not made with Tor alone: discovery.make_lookup",
+            "privacy.onion_service": "the control port of our own Tor",
+            "relay.client": "asks Routes first",
+            "relay.puncher": "not begun with Tor alone: service.relaying",
+            "relay.server": "a program of its own",
+        }
+        found = {
+            name
+            for name, tree in modules().items()
+            for node in ast.walk(tree)
+            if not name.startswith(("testing", "cli"))
+            and (
+                (isinstance(node, ast.Name) and node.id in ways)
+                or (isinstance(node, ast.Attribute) and node.attr in ways)
+            )
+        }
+        self.assertEqual(found, set(known))
 
     def test_nothing_sleeps(self) -> None:
         """A sleep would stop every peer of the process.  CNC-101-X"""

@@ -56,6 +56,21 @@ class PluginTests(SynchronousTestCase):
 class OptionsTests(SynchronousTestCase):
     """The command line of a node."""
 
+    def test_tor(self) -> None:
+        """Each of its options switches Tor on.  PRV-009"""
+        self.assertIsNone(parse().tor)
+        proxy = parse("--tor", "127.0.0.1:9150").used_tor
+        assert proxy is not None
+        self.assertEqual((proxy.socks5_proxy, proxy.prefer_tor), ("127.0.0.1:9150", False))
+        only = parse("--tor-only", "--tor-control", "unix:/run/tor/control").used_tor
+        assert only is not None
+        self.assertEqual(only.socks5_proxy, "127.0.0.1:9050")
+        self.assertEqual(only.control_address, "unix:/run/tor/control")
+        self.assertTrue(only.prefer_tor)
+        onion = parse("--onion", "a" * 56 + ".onion").used_tor
+        assert onion is not None
+        self.assertTrue(onion.has_onion)
+
     def file(self, text: str) -> str:
         """A configuration file."""
         path = Path(self.mktemp())

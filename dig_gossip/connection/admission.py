@@ -5,7 +5,10 @@ The shell fills in the facts, and acts on the answer within the same reactor tur
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
 
 import attrs
 
@@ -21,7 +24,8 @@ from dig_gossip.errors import (
     SelfConnection,
     ServiceNotStarted,
 )
-from dig_gossip.types.peer import PeerId
+from dig_gossip.types.config import GossipConfig
+from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +42,8 @@ class AcceptFacts:
     :ivar total_sessions: registered sessions of both directions.
     :ivar max_contenders: connections beyond the free slots that may shake hands in the hope of
         somebody else's; 0 while nobody can be evicted.
+    :ivar through_onion: inbound sessions and openings that came through our onion service, if this
+        one does; None if it does not.
     """
 
     running: bool
@@ -52,6 +58,7 @@ class AcceptFacts:
     max_connections: int
     max_inflight_handshakes: int
     max_contenders: int = 0
+    through_onion: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -113,7 +120,7 @@ def refuse_accept(facts: AcceptFacts) -> str | None:
     connection yet contend; so a handful of silent connections does not keep others from it.
 
     :returns: None to go on, or the reason in snake_case, fit for the name of a counter.
-    Source: behaviour CON-002.1, CON-110-X, CON-111-X, CON-114-X.
+    Source: behaviour CON-002.1, CON-110-X, CON-111-X, CON-114-X, TOR-102-X.
     """
     if not facts.running:
         return "not_running"
@@ -121,6 +128,10 @@ def refuse_accept(facts: AcceptFacts) -> str | None:
         return "ip_banned"
     if not facts.is_loopback and facts.connections_from_host >= facts.max_connections_per_ip:
         return "ip_limit"
+    if facts.through_onion is not None and facts.through_onion >= max(
+        1, facts.max_connections // 2
+    ):
+        return "onion_full"
     may_contend = facts.is_loopback or not facts.connections_from_host
     extra = facts.max_contenders if may_contend else 0
     if facts.inbound_sessions + facts.inbound_openings >= facts.max_inbound + extra:
@@ -221,3 +232,33 @@ class HostCounts:
         self._counts[host] -= 1
         if self._counts[host] <= 0:
             del self._counts[host]
+
+
+def is_from_onion(config: GossipConfig, source: PeerAddress, bound: PeerAddress | None) -> bool:
+    """Whether an incoming connection may be one of our onion service.
+
+    Tor's come from this machine, as those of its users do, so nobody can tell them apart.
+
+    :param bound: where we listen.
+    Source: behaviour TOR-102-X.
+    """
+    tor = config.used_tor
+    is_local = source.is_loopback or (bound is not None and source.host == bound.host)
+    return is_local and tor is not None and tor.has_onion
+
+
+class Connection(Protocol):
+    """A session, or what may become one."""
+
+    is_outbound: bool
+
+    @property
+    def transport(self) -> TransportKind: ...
+
+
+def count_hidden(*connections: Iterable[Connection]) -> int:
+    """How many came through our onion service."""
+    return sum(
+        connection.transport is TransportKind.TOR and not connection.is_outbound
+        for connection in itertools.chain(*connections)
+    )

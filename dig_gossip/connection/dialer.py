@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.backoff import DialBackoff
-from dig_gossip.connection.endpoints import client_endpoint
 from dig_gossip.connection.opening import Opening, Outcome
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.session import Session
@@ -101,14 +100,15 @@ class Dialer:
 
     def _start(self, dial: _Dial, expected_id: PeerId | None) -> None:
         opening = self._peers.begin(
-            dial.address, lambda end: self._ended(dial, end), expected_id, is_outbound=True
+            dial.address,
+            lambda end: self._ended(dial, end),
+            expected_id,
+            is_outbound=True,
+            transport=self._peers.routes.transport_to(dial.address),
         )
         dial.opening = opening
-        dial.connecting = client_endpoint(
-            self._clock.reactor,
-            dial.address,
-            timeout=TCP_CONNECT_TIMEOUT_SECS,
-            listening=self._peers.bound,
+        dial.connecting = self._peers.routes.endpoint(
+            dial.address, timeout=TCP_CONNECT_TIMEOUT_SECS, listening=self._peers.bound
         ).connect(self._stack.factory(opening))
         handled(
             dial.connecting.addCallbacks(

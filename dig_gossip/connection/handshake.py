@@ -30,7 +30,7 @@ from dig_gossip.errors import (
     ServiceNotStarted,
 )
 from dig_gossip.types.config import GossipConfig
-from dig_gossip.types.peer import NodeType
+from dig_gossip.types.peer import NodeType, PeerAddress
 from dig_gossip.util.sanitize import sanitize_text, strip_control
 from dig_gossip.wire.handshake import Capability, Handshake
 from dig_gossip.wire.message import Message
@@ -55,9 +55,12 @@ DEFAULT_CAPABILITIES: Final[tuple[Capability, ...]] = (
 def offered_capabilities(config: GossipConfig) -> frozenset[int]:
     """What a node of this configuration offers; a compact block provider adds its own later.
 
-    Source: wire §5.4.
+    Source: wire §5.4. Divergence: 206, not in the texts: the peer takes addresses of onion
+    services, which others would have to refuse one by one.
     """
     offered = set(DEFAULT_CAPABILITIES)
+    if config.used_tor is not None:
+        offered.add(Capability.DIG_ONION)
     if config.dandelion is not None and config.dandelion.enabled:
         offered.add(Capability.DIG_STEM)
     if config.erlay is not None:
@@ -167,6 +170,25 @@ def build(
         server_port=server_port,
         node_type=node_type.value,
         capabilities=tuple((int(capability), _ENABLED) for capability in capabilities),
+    )
+
+
+def introduce(
+    config: GossipConfig, network: str, bound: PeerAddress | None, capabilities: Iterable[int]
+) -> Handshake:
+    """Make a node's handshake.
+
+    :param network: as the handshake spells it.
+    :param bound: where the node listens, if anywhere.
+    Source: behaviour CON-001.3; TOR-101-X: through Tor alone no port, because the address that a
+    peer sees is an exit's.
+    """
+    advertised = None if config.is_tor_only else config.external_addr or bound
+    return build(
+        network_id=network,
+        software_version=config.software_version,
+        server_port=advertised.port if advertised is not None else 0,
+        capabilities=sorted(capabilities),
     )
 
 

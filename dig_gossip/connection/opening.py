@@ -20,7 +20,7 @@ from dig_gossip.connection import handshake
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.websocket import TEXT_CLOSE, PeerWebSocket, Receiver
 from dig_gossip.errors import ClientError, ClientErrorKind, GossipError
-from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
+from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind, shown_host
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.sanitize import sanitize_text
 from dig_gossip.wire.frames import OutboundFrame
@@ -117,8 +117,8 @@ class Opening:
 
     @property
     def host(self) -> str | None:
-        """The peer's host; None behind a relay, whose host is not the peer's."""
-        return None if self.transport is TransportKind.RELAY else self.address.host
+        """The peer's host; None if the connection shows another one's: a relay's, our Tor's."""
+        return shown_host(self.address, self.transport, is_outbound=self.is_outbound)
 
     def attach(self, websocket: PeerWebSocket) -> None:
         """Say which WebSocket this is about, once TCP is there."""
@@ -155,6 +155,9 @@ class Opening:
 
     def not_connected(self, failure: Failure) -> None:
         """The TCP connection could not be made."""
+        if isinstance(failure.value, GossipError):  # a proxy or a rule says why
+            self.fail(failure.value)
+            return
         kind = ClientErrorKind.REFUSED
         if failure.check(tcp_errors.TimeoutError):
             kind = ClientErrorKind.TIMEOUT

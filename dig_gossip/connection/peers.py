@@ -27,10 +27,13 @@ from dig_gossip.connection.admission import (
     DialFacts,
     HostCounts,
     SessionFacts,
+    count_hidden,
+    is_from_onion,
     refuse_accept,
     refuse_dial,
     refuse_session,
 )
+from dig_gossip.connection.endpoints import TOR_PATIENCE, Routes
 from dig_gossip.connection.eviction import MAX_CONTENDERS, Evictor, Kept, network_group
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.observer import PeersObserver
@@ -69,6 +72,7 @@ from dig_gossip.wire.opcodes import ChiaMessageType, opcode_name
 class Peers:
     """Sessions, openings, bans, and the rules for who may come in.
 
+    :ivar onion: the onion service that leads to this node, once there is one.
     :ivar counters: events by name (``accept_refused.…``, ``opening_failed.…``, ``removed.…``).
     """
 
@@ -88,6 +92,8 @@ class Peers:
         self.counters: Counter[str] = Counter()
         self.totals = Totals()
         self.bound: PeerAddress | None = None
+        self.onion: PeerAddress | None = None
+        self.routes = Routes(clock, config.tor, rng)
         self.running = False
         self._config = config
         self._clock = clock
@@ -172,12 +178,14 @@ class Peers:
         :param expected_id: the only peer that it may be.
         :param ended: called once with the outcome.
         :returns: the opening that the connection belongs to, or None to close it at once.
-        Source: behaviour CON-002.1.
+        Source: behaviour CON-002.1, TOR-102-X.
         """
+        hidden = is_from_onion(self._config, address, self.bound)
+        transport = TransportKind.TOR if hidden else TransportKind.DIRECT
         refusal = refuse_accept(
             AcceptFacts(
                 running=self.running,
-                host_banned=self.reputations.is_host_banned(address.host),
+                host_banned=not hidden and self.reputations.is_host_banned(address.host),
                 connections_from_host=self._hosts[address.host],
                 max_connections_per_ip=self._config.max_connections_per_ip,
                 is_loopback=address.is_loopback,
@@ -188,12 +196,13 @@ class Peers:
                 max_connections=self._config.max_connections,
                 max_inflight_handshakes=self._config.inflight_limit,
                 max_contenders=MAX_CONTENDERS if self._evictor.is_ready else 0,
+                through_onion=count_hidden(self.table, self._openings) if hidden else None,
             )
         )
         if refusal is not None:
             self.counters[f"accept_refused.{refusal}"] += 1
             return None
-        return self.begin(address, ended, expected_id, is_outbound=False)
+        return self.begin(address, ended, expected_id, is_outbound=False, transport=transport)
 
     def forget_silent(self, host: str) -> None:
         """Drop incoming connections over which nobody has identified himself yet.
@@ -240,12 +249,13 @@ class Peers:
         :param ended: called once with the outcome; None if nobody waits for it.
         """
         timeout = OUTBOUND_HANDSHAKE_TIMEOUT_SECS if is_outbound else INBOUND_HANDSHAKE_TIMEOUT_SECS
+        patience = TOR_PATIENCE if transport is TransportKind.TOR else 1.0
         opening = Opening(
             self,
             self._clock,
             is_outbound=is_outbound,
             address=address,
-            timeout=timeout,
+            timeout=timeout * patience,
             ended=ended,
             expected_id=expected_id,
             transport=transport,
@@ -263,15 +273,8 @@ class Peers:
 
         :param network: what to call the network, if not what peers call it.
         """
-        advertised = self._config.external_addr or self.bound
-        return bytes(
-            handshake.build(
-                network_id=network or self.network,
-                software_version=self._config.software_version,
-                server_port=advertised.port if advertised is not None else 0,
-                capabilities=sorted(self.capabilities),
-            )
-        )
+        name = network or self.network
+        return bytes(handshake.introduce(self._config, name, self.bound, self.capabilities))
 
     def greet(self, opening: Opening) -> None:
         """Check the verified identity before a word is said to it.
@@ -316,11 +319,7 @@ class Peers:
             ping_interval=self._config.ping_interval,
             peer_timeout=self._config.peer_timeout,
             levels=self._config.backpressure,
-            rate_limit_factor=(
-                self._config.peer_options.rate_limit_factor
-                if self._config.peer_options.enforce_rate_limits
-                else None
-            ),
+            rate_limit_factor=self._config.peer_options.enforced_factor,
             transport=opening.transport,
         )
         old = resolution.old if isinstance(resolution, Supersedes) else None
@@ -367,7 +366,7 @@ class Peers:
                 peer_id=peer_id,
                 is_own_id=peer_id == self.own_id,
                 is_banned=self.reputations.is_banned(peer_id)
-                or (opening.host is not None and self.reputations.is_host_banned(opening.host)),
+                or self.reputations.is_host_banned(opening.host or ""),
                 resolution=resolution,
                 expected_id=opening.expected_id,
                 is_outbound=opening.is_outbound,
@@ -586,13 +585,12 @@ class Peers:
 
     def _drop_banned(self, host: str | None) -> None:
         for session in self.table:
-            if self.reputations.is_banned(session.peer_id) or (
-                host is not None
-                and session.host is not None
-                and self.reputations.is_host_banned(session.host)
-            ):
+            is_host = host is not None and self.reputations.is_host_banned(session.host or "")
+            if is_host or self.reputations.is_banned(session.peer_id):
                 self.session_ended(session, RemovalReason.BANNED)
 
     def _is_own(self, address: PeerAddress) -> bool:
         own = [self._config.listen_addr, self.bound, self._config.external_addr]
-        return any(bound is not None and is_same_endpoint(address, bound) for bound in own)
+        return address == self.onion or any(
+            bound is not None and is_same_endpoint(address, bound) for bound in own
+        )

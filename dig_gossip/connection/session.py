@@ -44,6 +44,7 @@ from dig_gossip.types.peer import (
     PeerId,
     PlumtreeRole,
     TransportKind,
+    shown_host,
 )
 from dig_gossip.types.reputation import PeerReputation, PenaltyReason
 from dig_gossip.types.sections import BackpressureConfig
@@ -167,8 +168,8 @@ class Session:
 
     @property
     def host(self) -> str | None:
-        """The peer's host; None behind a relay, whose host is not the peer's."""
-        return None if self.transport is TransportKind.RELAY else self.address.host
+        """The peer's host; None if the connection shows another one's: a relay's, our Tor's."""
+        return shown_host(self.address, self.transport, is_outbound=self.is_outbound)
 
     # -- sending
 

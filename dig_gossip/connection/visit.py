@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dig_gossip.connection.endpoints import client_endpoint
+from dig_gossip.connection.endpoints import Routes
 from dig_gossip.connection.errand import Ask, Done, Errand, Step
 from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.handshake import RemoteHandshake
@@ -69,6 +69,7 @@ class Visits:
     :param greeting: our handshake body, encoded, as it is at the time of a visit.
     :param listening: where we listen, if anywhere.
     :param may_greet: raises a :class:`GossipError` if nothing is to be said to this peer.
+    :param routes: how addresses are reached; directly unless told otherwise.
     Bounds: as many as are asked for; whoever asks keeps count.
     """
 
@@ -82,8 +83,10 @@ class Visits:
         transports: OpenTransports,
         listening: Callable[[], PeerAddress | None] = lambda: None,
         may_greet: Callable[[PeerId], object] = lambda peer_id: None,
+        routes: Routes | None = None,
     ) -> None:
         self.network = network
+        self.routes = routes or Routes(clock)
         self.may_greet = may_greet
         self.greeting = greeting
         self.tls = tls
@@ -106,11 +109,13 @@ class Visits:
         """Connect, greet, do the errand, leave.
 
         :param connect_timeout: seconds until TCP is there, the look-up of a name included.
-        :param exchange_timeout: seconds from then on for everything else.
+        :param exchange_timeout: seconds from then on for everything else; both are three times as
+            long through Tor.
         :returns: fires with the result, or fails with the reason.
         Cancellation: drops the connection.
         """
-        return _Visit(self, destination, errand, connect_timeout, exchange_timeout).result
+        patience = self.routes.patience(destination.address)
+        return _Visit(self, destination, errand, connect_timeout, exchange_timeout, patience).result
 
     def stop(self) -> None:
         """Break off every visit."""
@@ -128,10 +133,11 @@ class _Visit(Generic[T]):
         errand: Errand[T],
         connect_timeout: float,
         exchange_timeout: float,
+        patience: float,
     ) -> None:
         self.network = visits.network
         self.result: Deferred[Report[T]] = Deferred(self._cancelled)
-        self.exchange_timeout = exchange_timeout
+        self.exchange_timeout = exchange_timeout * patience
         self._visits = visits
         self._destination = destination
         self._errand = errand
@@ -140,13 +146,13 @@ class _Visit(Generic[T]):
         visits.under_way.add(self)
         clock = visits.clock
         # Ours is the deadline that tells the two times apart; the opening's can only agree.
-        self._deadline = clock.call_later(connect_timeout, self._expired, "connecting")
+        self._deadline = clock.call_later(connect_timeout * patience, self._expired, "connecting")
         self._opening = Opening(
             self,
             clock,
             is_outbound=True,
             address=destination.address,
-            timeout=connect_timeout + exchange_timeout + 1,
+            timeout=(connect_timeout + exchange_timeout) * patience + 1,
             ended=self._opened,
             node_types=errand.node_types,
             is_encrypted=destination.is_encrypted,
@@ -160,11 +166,8 @@ class _Visit(Generic[T]):
             tls = _Named(self._visits.tls, self._destination.address)
             factory = FastTLSFactory(tls, True, factory, clock=cast(Any, reactor))
             factory.noisy = False
-        connecting = client_endpoint(
-            reactor,
-            self._destination.address,
-            timeout=timeout,
-            listening=self._visits.listening(),
+        connecting = self._visits.routes.endpoint(
+            self._destination.address, timeout=timeout, listening=self._visits.listening()
         ).connect(factory)
         handled(connecting.addCallbacks(lambda _protocol: None, self._opening.not_connected))
         return connecting

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dig_gossip.connection.dialer import Dialer
+from dig_gossip.connection.endpoints import Routes
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.session import Session
 from dig_gossip.discovery.address_manager import AddressManager
@@ -41,6 +42,7 @@ from dig_gossip.types.peer import NodeType, PeerAddress, PeerId, TransportKind
 from dig_gossip.util.addresses import WILDCARDS
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.deferreds import handled, returns_deferred
+from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
 
@@ -99,7 +101,7 @@ class Discovery:
             clock,
             rng,
             allow_private=config.allows_private_addresses,
-            allow_onion=_uses_tor(config),
+            allow_onion=config.used_tor is not None,
             is_excluded=self.is_excluded,
         )
         self._as_table = AsTableFile(config.as_table_path or "", clock, peers.diversity)
@@ -141,8 +143,9 @@ class Discovery:
             unix=clock.unix,
             rng=self._rng,
             own_address=self.own_address,
+            own_onion=lambda: self._peers.onion,
             allow_private=config.allows_private_addresses,
-            allow_onion=_uses_tor(config),
+            allow_onion=config.used_tor is not None,
         )
         planner = Planner(
             book,
@@ -241,7 +244,7 @@ class Discovery:
         Source: behaviour PEX-007, TOR-101-X.
         """
         config = self._config
-        if config.tor is not None and config.tor.enabled and config.tor.prefer_tor:
+        if config.is_tor_only:
             return None
         address = config.external_addr or self._peers.bound
         if address is None or address.host in WILDCARDS:
@@ -250,9 +253,20 @@ class Discovery:
         routable = packed is not None and is_routable_ip(packed)
         return address if routable or config.allows_private_addresses else None
 
+    def onion_published(self) -> None:
+        """Tell the neighbors of our onion service at the next opportunity."""
+        if self._parts is not None:
+            self._parts.exchange.advertise_again()
+
     def is_excluded(self, address: PeerAddress) -> bool:
         """Whether an address is our own or banned: neither dialed, kept nor told."""
-        if address in (self._config.external_addr, self._config.listen_addr, self._peers.bound):
+        peers = self._peers
+        if address in (
+            self._config.external_addr,
+            self._config.listen_addr,
+            peers.bound,
+            peers.onion,
+        ):
             return True
         if self._parts is not None and address in self._parts.loop.own_addresses:
             return True
@@ -281,6 +295,8 @@ class Discovery:
             is_outbound=session.is_outbound,
             is_full_node=is_full_node,
             listens_at=where,
+            takes_onions=session.remote.has(Capability.DIG_ONION),
+            is_anonymous=session.transport is TransportKind.TOR,
         )
         return self._parts.exchange.peer_up(neighbor)
 
@@ -386,16 +402,18 @@ class Discovery:
             (session.opened_at, session.address)
             for session in self._peers.table
             if session.is_outbound
-            and session.transport is TransportKind.DIRECT
+            and session.transport is not TransportKind.RELAY
             and session.remote.node_type == NodeType.FULL_NODE
         ]
         self._anchors.save(choose_anchors(sessions, self._anchors.anchors))
 
 
-def make_dns_sources(config: GossipConfig, clock: Clock, rng: random.Random) -> list[IPeerSource]:
+def make_dns_sources(
+    config: GossipConfig, clock: Clock, rng: random.Random, routes: Routes
+) -> list[IPeerSource]:
     """The DNS names of the network as a source; none if there are none, or no way to ask."""
     sources: list[IPeerSource] = []
-    lookup = make_lookup(config, clock)
+    lookup = make_lookup(config, clock, routes)
     names = config.network.dns_introducers
     if names and lookup is not None:
         sources.append(
@@ -412,13 +430,17 @@ def make_dns_sources(config: GossipConfig, clock: Clock, rng: random.Random) -> 
     return sources
 
 
-def make_lookup(config: GossipConfig, clock: Clock) -> Lookup | None:
+def make_lookup(config: GossipConfig, clock: Clock, routes: Routes) -> Lookup | None:
     """How DNS names are looked up; None if they must not be.
 
     Source: behaviour PRV-010.1: with ``prefer_tor`` nothing is resolved but through Tor.
     """
-    if config.tor is not None and config.tor.enabled and config.tor.prefer_tor:
-        return None
+    if routes.is_tor_only:
+        if not config.dns_over_https:
+            return None
+        from dig_gossip.discovery.routed_https import RoutedHttps
+
+        return HttpsLookup(clock, config.dns_over_https, endpoints=RoutedHttps(routes))
     if config.resolver is not None:
         return ResolverLookup(config.resolver)
     if config.dns_over_https:
@@ -428,7 +450,3 @@ def make_lookup(config: GossipConfig, clock: Clock) -> Lookup | None:
 
 def _ask(session: Session) -> Send:
     return Send((session.peer_id,), Message(ChiaMessageType.REQUEST_PEERS, None, b""))
-
-
-def _uses_tor(config: GossipConfig) -> bool:
-    return config.tor is not None and config.tor.enabled

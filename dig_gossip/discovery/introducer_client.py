@@ -42,7 +42,7 @@ class IntroducerClient:
     turns: a server of Chia's takes a second connection of the same key for a replacement of the
     first, and closes that.
 
-    :param advertised: what to register, as it is at the time.
+    :param advertised: what to register, as it is at the time; raises IntroducerError for nothing.
     """
 
     _log = Logger()
@@ -89,6 +89,11 @@ class IntroducerClient:
         """
         return self._registrations.share(lambda: self._turn.run(self._register_now))
 
+    @property
+    def is_registering(self) -> bool:
+        """Whether this node registers by itself."""
+        return self._timer is not None
+
     def start(self) -> None:
         """Register now, and from now on every half hour."""
         self._timer = self._clock.call_later(0, self._register)
@@ -108,7 +113,11 @@ class IntroducerClient:
         self._visits.stop()
 
     def _register_now(self) -> Deferred[RegisterAck]:
-        return self._visit(Registration(self._advertised()))
+        try:
+            body = self._advertised()
+        except IntroducerError:
+            return fail()
+        return self._visit(Registration(body))
 
     def _visit(self, errand: Errand[T]) -> Deferred[T]:
         if self._stopped:  # while we waited for our turn

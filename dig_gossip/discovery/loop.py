@@ -45,6 +45,7 @@ from dig_gossip.errors import (
     ConnectionFiltered,
     DuplicateConnection,
     GossipError,
+    ProxyError,
     SelfConnection,
 )
 from dig_gossip.types.peer import NodeType, PeerAddress, PeerId, TransportKind
@@ -69,6 +70,8 @@ def listening_address(session: Session) -> PeerAddress | None:
         return None
     if session.is_outbound:
         return session.address
+    if session.transport is TransportKind.TOR:
+        return None  # it came through our onion service, from nowhere
     return PeerAddress(session.address.host, remote.server_port) if remote.server_port else None
 
 
@@ -284,7 +287,7 @@ class DiscoveryLoop:
             return  # we gave it up ourselves
         if isinstance(error, SelfConnection):
             self._is_own(address)
-        ours = DuplicateConnection | SelfConnection | ConnectionFiltered
+        ours = DuplicateConnection | SelfConnection | ConnectionFiltered | ProxyError
         self._book.attempt(address, count_failure=not isinstance(error, ours))
 
     def _is_own(self, address: PeerAddress) -> None:

@@ -69,6 +69,8 @@ class Neighbor:
     :ivar address: what was dialed, or where the connection came from.
     :ivar listens_at: where others may dial the peer: the address with the port that it advertises;
         None if it advertises none or is no full node.
+    :ivar takes_onions: whether it wants to hear of onion services: only peers that say so do.
+    :ivar is_anonymous: whether the session goes through Tor.
     """
 
     peer_id: PeerId
@@ -76,6 +78,8 @@ class Neighbor:
     is_outbound: bool
     is_full_node: bool
     listens_at: PeerAddress | None
+    takes_onions: bool = False
+    is_anonymous: bool = False
 
 
 @attrs.define(eq=False)
@@ -116,7 +120,12 @@ class PeerExchange:
     100 waiting ones; 10 000 sources, the least recent goes first; 1000 cached answers of 8 MiB
     together, the oldest goes first. Cost: O(rows) a list, O(sessions) an address that is relayed.
 
+    Onion services are told only to peers that take them. Over a session through Tor the node does
+    not say where it is outside of it. All that comes through our onion service has one host, and
+    so shares one budget and one answer a day.
+
     :param own_address: the address to advertise now; None if there is none that others can dial.
+    :param own_onion: the same for an onion service.
     :ivar counters: what happened, by name.
     """
 
@@ -128,6 +137,7 @@ class PeerExchange:
         unix: Callable[[], float],
         rng: random.Random,
         own_address: Callable[[], PeerAddress | None],
+        own_onion: Callable[[], PeerAddress | None] = lambda: None,
         allow_private: bool = False,
         allow_onion: bool = False,
     ) -> None:
@@ -137,6 +147,7 @@ class PeerExchange:
         self._unix = unix
         self._rng = rng
         self._own_address = own_address
+        self._own_onion = own_onion
         self._allow_private = allow_private
         self._allow_onion = allow_onion
         self._secret = rng.randbytes(16)
@@ -205,11 +216,13 @@ class PeerExchange:
             return EMPTY_LIST
         state.has_answered = True
         self.counters["exchange_answered"] += 1
-        host = source_key(state.neighbor.address)
+        takes_onions = state.neighbor.takes_onions
+        host = source_key(state.neighbor.address) + (" and onions" if takes_onions else "")
         cached = self._answers.get(host)
         if cached is not None and cached[0] > self._now():
             return cached[1]
-        body = _encode(self._book.get_peers(MAX_PEERS_RECEIVED_PER_REQUEST))
+        known = self._book.get_peers(MAX_PEERS_RECEIVED_PER_REQUEST)
+        body = _encode(k for k in known if takes_onions or not is_onion(k.address.host))
         # A node that knows nobody yet must not go on saying so for a day.
         if body != EMPTY_LIST:
             self._cache(host, body)
@@ -319,11 +332,11 @@ class PeerExchange:
             rows = self._rng.sample(rows, budget)
         state.tokens -= len(rows)
         self._spend(key, len(rows))
-        own = self._own_address()
+        own = (self._own_address(), self._own_onion())
         admitted = []
         for host, port, timestamp in rows:
             address = read_address(host, port)
-            if address is not None and address != own and self._is_acceptable(address):
+            if address is not None and address not in own and self._is_acceptable(address):
                 admitted.append(KnownAddress(address, timestamp))
         self.counters["exchange_unacceptable"] += len(rows) - len(admitted)
         return admitted
@@ -372,10 +385,18 @@ class PeerExchange:
         return state.asked_at is None or self._now() - state.asked_at >= _ASK_AGAIN_SECS
 
     def _advertise(self, state: _State) -> None:
-        own = self._own_address()
-        if own is not None:
-            state.advertised_at = self._now()
-            state.outbox[own] = int(self._unix())
+        neighbor = state.neighbor
+        own = None if neighbor.is_anonymous else self._own_address()
+        onion = self._own_onion() if neighbor.takes_onions else None
+        for address in (own, onion):
+            if address is not None:
+                state.advertised_at = self._now()
+                state.outbox[address] = int(self._unix())
+
+    def advertise_again(self) -> None:
+        """Our addresses are others: tell every neighbor at the next tick."""
+        for state in self._states.values():
+            state.advertised_at = None
 
     def _others(self, peer_id: PeerId) -> list[_State]:
         return [
@@ -393,6 +414,8 @@ class PeerExchange:
         # Not every address changes its neighbors at midnight.
         day = int(self._unix() + int.from_bytes(key[:4], "big") % _DAY) // _DAY
         salt = key + day.to_bytes(8, "big")
+        if is_onion(address.host):
+            among = [state for state in among if state.neighbor.takes_onions]
         among.sort(key=lambda state: hashlib.blake2b(salt + state.neighbor.peer_id).digest())
         for state in among[:count]:
             is_theirs = address in (state.neighbor.listens_at, state.neighbor.address)

@@ -25,6 +25,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from dig_gossip.connection.endpoints import Routes
 from dig_gossip.connection.fast_tls import FastTLSFactory
 from dig_gossip.connection.stack import PeerStack
 from dig_gossip.connection.websocket import OpenTransports
@@ -47,7 +48,7 @@ from dig_gossip.relay.membership import (
 from dig_gossip.relay.puncher import shared_endpoint
 from dig_gossip.relay.reconnection import Reconnection
 from dig_gossip.relay.websocket import RelayClientFactory, RelayClientProtocol
-from dig_gossip.types.peer import PeerAddress, PeerId
+from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
 from dig_gossip.types.sections import RelayConfig
 from dig_gossip.types.stats import RelayStats
 from dig_gossip.util.clock import Clock, Timer
@@ -109,6 +110,7 @@ class RelayClient:
     :param listen_addrs: where the node can be dialed, asked at each registration.
     :param bound: where the node listens, with a port that can be shared. The connection comes from
         that port, too, so that the relay sees what a NAT makes of it.
+    :param routes: how addresses are reached; through Tor the connection has no port of ours.
     :ivar hub: the tunnels.
     """
 
@@ -127,6 +129,7 @@ class RelayClient:
         own_ids: Callable[[], frozenset[PeerId]],
         listen_addrs: Callable[[], tuple[PeerAddress, ...]],
         bound: Callable[[], PeerAddress | None] = lambda: None,
+        routes: Routes | None = None,
     ) -> None:
         self.state = RelayState.DISABLED
         self.address, self._is_secure = relay_address(config.endpoint)
@@ -134,6 +137,7 @@ class RelayClient:
         self._host = host
         self._tls = stack.tls
         self._clock = clock
+        self._routes = routes or Routes(clock)
         self._listen_addrs = listen_addrs
         self._membership = Membership(
             network_id,
@@ -294,7 +298,8 @@ class RelayClient:
     def _connect(self) -> None:
         self.state = RelayState.CONNECTING
         timeout = self._config.connection_timeout_secs
-        self._deadline = self._clock.call_later(2 * timeout, self._too_late)
+        patience = self._routes.patience(self.address)
+        self._deadline = self._clock.call_later(2 * timeout * patience, self._too_late)
         factory: Any = _OneSocket(self._factory, self)
         if self._is_secure:
             factory = FastTLSFactory(self._tls, True, factory, clock=cast(Any, self._clock.reactor))
@@ -304,6 +309,8 @@ class RelayClient:
         handled(connecting.addCallbacks(self._connected, self._not_connected))
 
     def _make_endpoint(self) -> IStreamClientEndpoint:
+        if self._routes.transport_to(self.address) is TransportKind.TOR:
+            return self._routes.endpoint(self.address, timeout=self._config.connection_timeout_secs)
         return shared_endpoint(
             cast(Any, self._clock.reactor),
             self.address,

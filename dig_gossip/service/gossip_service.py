@@ -40,10 +40,12 @@ from dig_gossip.discovery.sources import IPeerSource
 from dig_gossip.errors import (
     AlreadyStarted,
     DuplicateConnection,
+    IntroducerError,
     InvalidConfig,
     SelfConnection,
     ServiceNotStarted,
 )
+from dig_gossip.privacy.onion_service import OnionService
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.relaying import Relaying
 from dig_gossip.service.router import Router
@@ -52,6 +54,7 @@ from dig_gossip.tls.context import PeerTLS
 from dig_gossip.tls.identity import Identity, load_or_create_identity
 from dig_gossip.types.config import GossipConfig, check_available
 from dig_gossip.types.peer import NodeType, PeerAddress, PeerId
+from dig_gossip.util.addresses import LOOPBACK_OF
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.deferreds import Observers, handled, returns_deferred
 from dig_gossip.util.tasks import Tasks
@@ -273,6 +276,7 @@ class Node:
             )
             self.router.watchers.append(self.relaying)
             self.listener.gate.take = self.relaying.take
+        self.onion = self._onion()
         self.tasks = Tasks(self.clock)
 
     def _introducer(self, tls: PeerTLS, rng: random.Random) -> IntroducerClient | None:
@@ -282,6 +286,38 @@ class Node:
         network = introducer.network_name or self.config.handshake_string
         visits = self._visits(tls, network)
         return IntroducerClient(introducer, visits, self.clock, rng, self._advertised)
+
+    def _onion(self) -> OnionService | None:
+        tor = self.config.used_tor
+        if tor is None or tor.onion_address is not None or tor.control_address is None:
+            return None
+        return OnionService(
+            tor.control_address,
+            tor.control_password,
+            f"{self.config.key_path}.onion" if self.config.key_path else "",
+            self.clock,
+            self._onion_changed,
+        )
+
+    def _onion_changed(self, host: str | None) -> None:
+        """The way here through Tor is there, or is not any more."""
+        bound, tor = self.peers.bound, self.config.used_tor
+        assert bound is not None
+        assert tor is not None
+        port = tor.onion_port or bound.port
+        self.peers.onion = None if host is None else PeerAddress(host, port)
+        if host is not None:
+            self.discovery.onion_published()
+            self._register()
+
+    def _register(self) -> None:
+        """Tell the introducer where we are, from now on, if that may be told."""
+        if self.introducer is None:
+            return
+        if self.introducer.is_registering:
+            self.introducer.register_soon()
+        elif self.peers.onion is not None or not self.config.is_tor_only:
+            self.introducer.start()
 
     def _visits(
         self,
@@ -297,11 +333,12 @@ class Node:
             transports=self.transports,
             listening=lambda: self.peers.bound,
             may_greet=may_greet,
+            routes=self.peers.routes,
         )
 
     def _sources(self, rng: random.Random) -> list[IPeerSource]:
         """Whom to ask for addresses, in this order (behaviour DSC-006)."""
-        sources = make_dns_sources(self.config, self.clock, rng)
+        sources = make_dns_sources(self.config, self.clock, rng, self.peers.routes)
         if self.introducer is not None:
             sources.append(IntroducerSource(self.introducer))
         return sources
@@ -332,10 +369,18 @@ class Node:
         return report.peer_id
 
     def _advertised(self) -> RegisterPeer:
-        """What an introducer is to tell others; without a host it takes the one that it sees."""
-        external = self.config.external_addr
-        if external is not None:
-            return RegisterPeer(external.host, external.port, NodeType.FULL_NODE)
+        """What an introducer is to tell others; without a host it takes the one that it sees.
+
+        :raises IntroducerError: nothing may be told.
+        Source: behaviour DSC-005, TOR-101-X.
+        """
+        known = self.peers.onion
+        if not self.config.is_tor_only:
+            known = self.config.external_addr or known
+        if known is not None:
+            return RegisterPeer(known.host, known.port, NodeType.FULL_NODE)
+        if self.config.is_tor_only:
+            raise IntroducerError("nobody can dial this node: it has no onion service")
         assert self.peers.bound is not None
         return RegisterPeer("", self.peers.bound.port, NodeType.FULL_NODE)
 
@@ -348,7 +393,7 @@ class Node:
         self.ban_file.load()
         self.peers.running = True
         try:
-            self.peers.bound = self.listener.start(self.config.listen_addr)
+            self.peers.bound = self.listener.start(self.config.bind_addr)
         except BaseException:
             self.peers.running = False
             self.discovery.abandon()
@@ -360,12 +405,21 @@ class Node:
         self.discovery.start()
         if self.relaying is not None:
             self.relaying.start()
-        if self.introducer is not None:
-            self.introducer.start()
+        tor = self.config.used_tor
+        if tor is not None and tor.onion_address is not None:
+            self._onion_changed(tor.onion_address)
+        else:
+            self._register()
+        if self.onion is not None and tor is not None:
+            bound = self.peers.bound
+            target = LOOPBACK_OF.get(bound.host, bound.host)
+            self.onion.start(tor.onion_port or bound.port, PeerAddress(target, bound.port))
 
     async def stop(self) -> None:
         """Take everything down in the order of behaviour §32; a failing step stops no other."""
         await self._step("listener", self.listener.stop)
+        if self.onion is not None:
+            await self._step("onion service", self.onion.stop)
         await self._step("tasks", self.tasks.stop)
         await self._step("discovery", self.discovery.stop)
         await self._step("probes", self.probes.stop)

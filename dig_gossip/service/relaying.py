@@ -89,6 +89,7 @@ class Relaying:
             own_ids=lambda: frozenset({own_id}),
             listen_addrs=self._listen_addrs,
             bound=lambda: peers.bound if relay.hole_punching else None,
+            routes=peers.routes,
         )
         self._tunneled = TunneledConnections(config, peers, self.client.address)
         self._observed: PeerAddress | None = None
@@ -127,7 +128,7 @@ class Relaying:
         """A session has begun, by whatever way."""
         self._contacts.connected(session.peer_id)
         if session.transport is TransportKind.RELAY:
-            if self._relay.hole_punching:
+            if self._relay.hole_punching and not self._peers.routes.is_tor_only:
                 self._punching.relayed(session.peer_id)
         else:
             self._perform(self._punching.direct(session.peer_id))
@@ -185,7 +186,7 @@ class Relaying:
 
     def relay_coordinate(self, peer: PeerId, address: PeerAddress) -> None:
         """A peer dials us now."""
-        if self._may_dial(address):
+        if self._may_dial(address) and not self._peers.routes.is_tor_only:
             self._perform(self._punching.coordinate(peer, address))
 
     # -- inside
@@ -249,7 +250,12 @@ class Relaying:
                 self.client.report_punch(effect.peer, effect.success)
 
     def _external(self) -> PeerAddress | None:
-        """Where the world sees our listening port: its connection to the relay says so."""
+        """Where the world sees our listening port: its connection to the relay says so.
+
+        Source: behaviour TOR-101-X: nowhere, where only Tor may lead.
+        """
+        if self._peers.routes.is_tor_only:
+            return None
         if self._config.external_addr is not None:
             return self._config.external_addr
         bound = self._peers.bound
@@ -262,7 +268,7 @@ class Relaying:
 
     def _listen_addrs(self) -> tuple[PeerAddress, ...]:
         """Where others can dial us: a configured address, or our own if it is a public one."""
-        if not self._relay.advertise:
+        if not self._relay.advertise or self._peers.routes.is_tor_only:
             return ()
         if self._config.external_addr is not None:
             return (self._config.external_addr,)

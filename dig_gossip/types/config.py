@@ -523,6 +523,25 @@ class GossipConfig:
         return relay if relay is not None and relay.enabled and relay.endpoint else None
 
     @property
+    def used_tor(self) -> TorConfig | None:
+        """The Tor to use; None if there is none, or it is switched off."""
+        return self.tor if self.tor is not None and self.tor.is_active else None
+
+    @property
+    def is_tor_only(self) -> bool:
+        """Whether nothing may leave but through Tor."""
+        return self.used_tor is not None and self.used_tor.prefer_tor
+
+    @property
+    def bind_addr(self) -> PeerAddress:
+        """Where to listen: ``listen_addr``; only on loopback instead of everywhere if Tor alone
+        is to lead here (behaviour PRV-010.2)."""
+        ip = self.listen_addr.ip
+        if not self.is_tor_only or ip is None or not ip.is_unspecified:
+            return self.listen_addr
+        return PeerAddress("127.0.0.1" if ip.version == 4 else "::1", self.listen_addr.port)
+
+    @property
     def allows_private_addresses(self) -> bool:
         """Whether addresses that are not globally routable count as addresses of peers."""
         if self.allow_private_addresses is not None:
@@ -541,7 +560,6 @@ _NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
     "peer_id_rotation": lambda config: (
         config.peer_id_rotation is not None and config.peer_id_rotation.is_active
     ),
-    "tor": lambda config: config.tor is not None and config.tor.enabled,
 }
 
 #: Their names, for documentation.
@@ -560,3 +578,8 @@ def check_available(config: GossipConfig) -> None:
     """
     for name in unavailable_features(config):
         raise InvalidConfig(f"{name}: not available yet")
+    if config.tor is not None and config.tor.prefer_tor and not config.tor.is_active:
+        raise InvalidConfig(
+            "tor.prefer_tor: Tor is off, and nothing else may be used: set tor.enabled (and "
+            "tor.socks5_proxy), or leave prefer_tor out"
+        )

@@ -192,6 +192,16 @@ def group_and_key(address: PeerAddress, packed: bytes | None) -> tuple[bytes, by
     return packed[: 2 if len(packed) == 4 else 4], packed + port
 
 
+def shown_host(address: PeerAddress, transport: TransportKind, *, is_outbound: bool) -> str | None:
+    """The host that a connection with ``address`` shows to be the peer's.
+
+    :returns: None for one through a relay, whose address it is, and for one that came through our
+        onion service, from the Tor of this machine.
+    """
+    through_onion = transport is TransportKind.TOR and not is_outbound
+    return None if through_onion or transport is TransportKind.RELAY else address.host
+
+
 AddressLike: TypeAlias = PeerAddress | str | tuple[str, int]
 
 

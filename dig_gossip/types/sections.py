@@ -37,6 +37,19 @@ def _read_onion(value: object) -> str:
     return value.lower()
 
 
+def _read_control(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be host:port, or unix: and a path, not {show(value)}")
+    if value.startswith("unix:"):
+        if not value.removeprefix("unix:").startswith("/"):
+            raise ValueError(f"the path must begin with a slash, not {show(value)}")
+        return value
+    address = read_address(value)
+    if address.port == 0 or address.ip is None:
+        raise ValueError(f"must be an IP address and a port, or unix: and a path, not {value}")
+    return value
+
+
 def _read_proxy(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"must be host:port, not {show(value)}")
@@ -67,6 +80,11 @@ class PeerOptions:
         the first of them is dropped. A message has 50 MiB at most.""",
         unit="bytes",
     )
+
+    @property
+    def enforced_factor(self) -> float | None:
+        """``rate_limit_factor``; None where rates are not limited."""
+        return self.rate_limit_factor if self.enforce_rate_limits else None
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("plumtree"))
@@ -309,25 +327,65 @@ class TorConfig:
     socks5_proxy: str = option(
         c.DEFAULT_TOR_SOCKS5_PROXY,
         Rule(_read_proxy, "host:port"),
-        "The SOCKS5 port of the local Tor.",
+        "The SOCKS5 port of the local Tor, by its IP address. Empty: Tor is not used.",
     )
     onion_address: str | None = option(
         None,
         optional(Rule(_read_onion, "text", "56 base32 characters and .onion")),
-        "The onion service that leads to our listening port; peers learn it.",
+        """The onion service that leads to our listening port, if it is one of Tor's own
+        configuration; peers learn it.""",
         example="a" * 56 + ".onion",
     )
-    prefer_tor: bool = option(False, flag, "Use Tor for every peer, not only for onion addresses.")
+    onion_port: int | None = option(
+        None,
+        optional(integer(1, 65535)),
+        "The port of the onion service. Not set: the port on which we listen.",
+        example=c.DEFAULT_P2P_PORT,
+    )
+    control_address: str | None = option(
+        None,
+        optional(Rule(_read_control, "text", "host:port, or unix: and a path")),
+        """The control port of the local Tor. With it, and without onion_address, the node makes an
+        onion service of its own; its key is kept beside the node's key, with .onion added. Needs
+        the extra ``tor``.""",
+        example="127.0.0.1:9051",
+    )
+    control_password: str = option(
+        "",
+        text(0, 256),
+        "The password of the control port. Empty: its cookie file, or none.",
+    )
+    prefer_tor: bool = option(
+        False,
+        flag,
+        """Use Tor for everything, not only for onion addresses: nothing else is dialed, resolved
+        or advertised. A wildcard in listen_addr then means loopback.""",
+    )
 
     def __attrs_post_init__(self) -> None:
-        if not self.enabled:
+        if not self.is_active:
             return
         try:
-            port = read_address(self.socks5_proxy).port
+            proxy = read_address(self.socks5_proxy)
         except ValueError as exc:
             raise InvalidConfig(f"tor.socks5_proxy: {exc}") from exc
-        if port == 0:
+        if proxy.port == 0:
             raise InvalidConfig("tor.socks5_proxy: the port must be 1 to 65535, not 0")
+        if proxy.ip is None:
+            raise InvalidConfig(
+                f"tor.socks5_proxy: must be an IP address, not a name that would have to be "
+                f"looked up: {proxy.host}"
+            )
+
+    @property
+    def is_active(self) -> bool:
+        """Whether Tor is used at all (behaviour PRV-009)."""
+        return self.enabled and self.socks5_proxy != ""
+
+    @property
+    def has_onion(self) -> bool:
+        """Whether an onion service leads to this node, or is to."""
+        return self.is_active and bool(self.onion_address or self.control_address)
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("erlay"))

@@ -7,7 +7,9 @@ import socket
 
 from dig_gossip.types.peer import PeerAddress
 
-WILDCARDS = frozenset({"0.0.0.0", "::"})
+#: The address at which this machine reaches what is bound to everything.
+LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+WILDCARDS = frozenset(LOOPBACK_OF)
 
 
 def is_local_ip(host: str) -> bool:

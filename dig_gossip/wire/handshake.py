@@ -33,6 +33,7 @@ class Capability(enum.IntEnum):
     DIG_STEM = 203
     DIG_COMPACT = 204
     DIG_CHUNK = 205
+    DIG_ONION = 206
 
 
 @attrs.frozen(kw_only=True)

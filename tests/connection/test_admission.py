@@ -102,6 +102,19 @@ class RefuseAcceptTests(SynchronousTestCase):
         self.assertIsNone(self.refusal(connections_from_host=8, is_loopback=True))
         self.assertEqual(self.refusal(inbound_sessions=42, is_loopback=True), "inbound_full")
 
+    def test_what_comes_through_the_onion_service_is_limited_together(self) -> None:
+        """Half of all slots, one at least; others are not affected.  TOR-102-X"""
+        for count, slots, expected in (
+            (24, 50, None),
+            (25, 50, "onion_full"),
+            (0, 1, None),
+            (1, 1, "onion_full"),
+        ):
+            refusal = self.refusal(
+                is_loopback=True, through_onion=count, max_connections=slots, total_sessions=0
+            )
+            self.assertEqual(refusal, expected)
+
     def test_unfinished_handshakes_count_as_inbound(self) -> None:
         """Registered plus in-flight stays below the slots for inbound peers.  CON-110-X"""
         for sessions, openings, expected in (

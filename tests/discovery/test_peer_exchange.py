@@ -45,6 +45,7 @@ class ExchangeCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.time = 0.0
         self.own: PeerAddress | None = None
+        self.onion: PeerAddress | None = None
         self.make()
 
     def make(self, *, allow_private: bool = False, allow_onion: bool = False) -> None:
@@ -62,6 +63,7 @@ class ExchangeCase(SynchronousTestCase):
             unix=self.unix,
             rng=random.Random(1),
             own_address=lambda: self.own,
+            own_onion=lambda: self.onion,
             allow_private=allow_private,
             allow_onion=allow_onion,
         )
@@ -78,6 +80,8 @@ class ExchangeCase(SynchronousTestCase):
         full_node: bool = True,
         host: str | None = None,
         listens: bool = True,
+        onions: bool = False,
+        anonymous: bool = False,
     ) -> list[Effect]:
         """Begin a session with peer ``number``."""
         where = PeerAddress(host or f"{100 + number}.1.1.1", 9444)
@@ -89,6 +93,8 @@ class ExchangeCase(SynchronousTestCase):
                 is_outbound=outbound,
                 is_full_node=full_node,
                 listens_at=where if listens else None,
+                takes_onions=onions,
+                is_anonymous=anonymous,
             )
         )
 
@@ -537,3 +543,72 @@ class SourceTests(SynchronousTestCase):
         for number in range(10_001):
             exchange.seeded(str(number), [])
         self.assertEqual(len(exchange._sources), 10_000)
+
+
+class OnionTests(ExchangeCase):
+    """Onion services in lists of addresses."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.make(allow_onion=True)
+        self.hidden = PeerAddress(onion(1), 9444)
+
+    def teach(self) -> None:
+        """Put an onion service and an address into the book."""
+        stamp = int(self.unix())
+        known = [KnownAddress(self.hidden, stamp)]
+        known += [KnownAddress(address(n), stamp) for n in range(1, 20)]
+        self.book.add_to_new_table(known, address(50))
+
+    def answer(self, number: int) -> set[str]:
+        """The hosts that a peer is told."""
+        rows = parse_peers(self.exchange.requested(peer_id(number)), 1000).rows
+        return {host.decode() for host, _, _ in rows}
+
+    def test_only_who_takes_them_is_told(self) -> None:
+        """Also where both come from one host and answers are kept.  wire §8, ADR-003"""
+        self.teach()
+        self.patch(self.book, "get_peers", lambda n: [KnownAddress(self.hidden, 1)])
+        self.up(1, outbound=False, host="77.7.7.7")
+        self.up(2, outbound=False, host="77.7.7.7", onions=True)
+        self.assertEqual(self.answer(1), set())
+        self.assertEqual(self.answer(2), {self.hidden.host})
+        self.up(3, outbound=False, host="77.7.7.7")
+        self.assertEqual(self.answer(3), set())
+
+    def test_our_own_is_advertised_to_them(self) -> None:
+        """Over a session through Tor it is all that is said of us.  PEX-007, TOR-101-X"""
+        self.own, self.onion = address(60), self.hidden
+        self.up(1)
+        self.up(2, onions=True)
+        self.up(3, onions=True, anonymous=True)
+        self.up(4, anonymous=True)
+        sent = self.sent(self.tick())
+        both = [address(60).host, self.hidden.host]
+        self.assertEqual(sent, {1: both[:1], 2: both, 3: both[1:]})
+
+    def test_a_service_that_comes_up_later_is_advertised_then(self) -> None:
+        """Not a day later.  PEX-007"""
+        self.own = address(60)
+        self.up(1, onions=True)
+        self.tick()
+        self.onion = self.hidden
+        self.assertEqual(self.sent(self.tick()), {})
+        self.exchange.advertise_again()
+        self.assertIn(self.hidden.host, self.sent(self.tick())[1])
+
+    def test_a_fresh_one_is_passed_on_only_to_them(self) -> None:
+        """PEX-006."""
+        for number in range(1, 8):
+            self.up(number, onions=number in (5, 6))
+        body = build_peers([(self.hidden.host, 9444, int(self.unix()))])
+        self.tell(1, body)
+        self.assertEqual(self.book.size(), 1)
+        self.assertEqual(set(self.sent(self.tick())), {5, 6})
+
+    def test_our_own_is_not_learned(self) -> None:
+        """From whomever.  ADR-003"""
+        self.onion = self.hidden
+        self.up(1, onions=True)
+        self.tell(1, build_peers([(self.hidden.host, 9444, int(self.unix()))]))
+        self.assertEqual(self.book.size(), 0)

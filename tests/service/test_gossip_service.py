@@ -25,7 +25,6 @@ from dig_gossip import (
     PeerOptions,
     RequestTimeout,
     ServiceNotStarted,
-    TorConfig,
     Verdict,
 )
 from dig_gossip.testing.certificates import throwaway_identity
@@ -231,13 +230,9 @@ class ConfigurationTests(NetworkCase):
 
     def test_features_of_later_versions_are_refused_by_name(self) -> None:
         """Never pretend.  API-003"""
-        for options in (
-            {"peer_id_rotation": PeerIdRotationConfig()},
-            {"tor": TorConfig(enabled=True)},
-        ):
-            config = GossipConfig(**options)
-            error = self.assertRaises(InvalidConfig, GossipService, config)
-            self.assertIn("not available yet", str(error))
+        config = GossipConfig(peer_id_rotation=PeerIdRotationConfig())
+        error = self.assertRaises(InvalidConfig, GossipService, config)
+        self.assertIn("not available yet", str(error))
 
     def test_peer_id_must_be_the_certificates(self) -> None:
         """A given id that is not ours is a mistake.  behaviour 2"""

@@ -135,6 +135,9 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "enabled": False,
         "socks5_proxy": "127.0.0.1:9050",
         "onion_address": None,
+        "onion_port": None,
+        "control_address": None,
+        "control_password": "",
         "prefer_tor": False,
     },
     ErlayConfig: {
@@ -177,6 +180,7 @@ INTEGERS: list[tuple[type, str, int, int, dict[str, object]]] = [
     (PlumtreeConfig, "second_wave_delay_ms", 1, 60_000, {}),
     (PlumtreeConfig, "cache_messages", 1, 1_000_000, {}),
     (PlumtreeConfig, "cache_bytes", 65_536, 17_179_869_184, {}),
+    (TorConfig, "onion_port", 1, 65_535, {}),
     (RelayConfig, "max_reconnect_attempts", 0, 1_000_000_000, {}),
     (ErlayConfig, "flood_peer_count", 0, 256, {}),
     (ErlayConfig, "reconciliation_interval_ms", 100, 3_600_000, {}),
@@ -301,6 +305,7 @@ class RangeTests(ConfigTestCase):
             "max_inflight_handshakes",
             "keepalive_ping_interval_secs",
             "keepalive_peer_timeout_secs",
+            "onion_port",
         }
         for table, field in [row[:2] for row in INTEGERS] + [row[:2] for row in NUMBERS]:
             for value in ("1", True, False, [1], b"1"):
@@ -417,13 +422,22 @@ class CrossFieldTests(ConfigTestCase):
         )
 
     def test_the_proxy_of_tor_is_checked_once_tor_is_on(self) -> None:
-        """An enabled Tor needs host and port of its proxy.  behaviour §2"""
-        for proxy in ("127.0.0.1:1", "localhost:9050", "[::1]:9050"):
-            self.assertEqual(TorConfig(enabled=True, socks5_proxy=proxy).socks5_proxy, proxy)
-        for proxy in ("", "localhost", "localhost:0", "localhost:65536", ":9050", "a b:1"):
+        """An enabled Tor needs IP address and port of its proxy; no proxy, no Tor.  PRV-009"""
+        for proxy in ("127.0.0.1:1", "[::1]:9050"):
+            tor = TorConfig(enabled=True, socks5_proxy=proxy)
+            self.assertEqual((tor.socks5_proxy, tor.is_active), (proxy, True))
+        self.assertFalse(TorConfig(enabled=True, socks5_proxy="").is_active)
+        for proxy in ("127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", ":9050", "tor:1", "a b:1"):
             self.refused("tor.socks5_proxy", TorConfig, enabled=True, socks5_proxy=proxy)
             self.assertFalse(TorConfig(socks5_proxy=proxy).enabled)
         self.refused("tor.socks5_proxy", TorConfig, socks5_proxy=9050)
+
+    def test_the_control_port_of_tor(self) -> None:
+        """An IP address and a port, or the path of a socket.  PRV-010.2"""
+        for address in ("127.0.0.1:9051", "[::1]:9051", "unix:/run/tor/control", None):
+            self.assertEqual(TorConfig(control_address=address).control_address, address)
+        for wrong in ("127.0.0.1", "tor:9051", "127.0.0.1:0", "unix:control", "/run/tor", 9051):
+            self.refused("tor.control_address", TorConfig, control_address=wrong)
 
 
 class EffectiveValueTests(ConfigTestCase):
@@ -537,7 +551,6 @@ class AvailabilityTests(SynchronousTestCase):
 
     WANTED: dict[str, object] = {
         "peer_id_rotation": PeerIdRotationConfig(),
-        "tor": TorConfig(enabled=True),
     }
 
     def test_the_default_asks_for_nothing_that_is_missing(self) -> None:
