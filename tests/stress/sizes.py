@@ -88,6 +88,9 @@ def caps(config: GossipConfig) -> Sizes:
         "Lanes._delayed": c.MAX_QUEUED_MESSAGES,
         "Lanes._held[][]": MAX_HELD,
         "Subscription._items": c.SUBSCRIPTION_BUFFER,
+        # The address book's tables are as large from the beginning: 1024 buckets of 64 slots.
+        "SlotTable._nodes": 1024 * 64,
+        "SlotTable._place": 1024 * 64,
     }
 
 
