@@ -37,9 +37,12 @@ class TwoNodesTests(ProcessCase):
         self.assert_complete(folders[1], two)
 
     def assert_complete(self, folder: Path, node: Node) -> None:
-        """The folder holds one usable identity, that of the node, and nothing half-written."""
+        """The folder holds the identity of the node, its address book, and nothing half-written."""
         certificate, key = folder / "node.crt", folder / "node.key"
-        self.assertEqual(sorted(folder.iterdir()), [certificate, key])
+        names = {path.name for path in folder.iterdir()}
+        needed = {"node.crt", "node.key", "peers.dat"}
+        beside = {f"peers.dat.{kind}" for kind in ("lock", "anchors", "bans")}
+        self.assertEqual((needed - names, names - needed - beside), (set(), set()))
         self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
         ssl.create_default_context().load_cert_chain(certificate, key)  # raises if no pair
         self.assertEqual(spki_id(ssl.PEM_cert_to_DER_cert(certificate.read_text())), node.peer_id)
