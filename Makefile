@@ -60,7 +60,7 @@ wheel-check: $(STAMP)
 	$(BIN)/python -m tests.wheel_check
 
 benchmarks: $(STAMP)
-	for script in sketch erlay plumtree compact_blocks dandelion memory connect latency throughput broadcast critical_latency relay; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in sketch erlay plumtree compact_blocks dandelion memory connect latency throughput broadcast critical_latency relay address_manager as_table eclipse; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf build dist dig_gossip/*/*.so *.egg-info docs/_build _trial_temp* .mypy_cache .ruff_cache

@@ -35,6 +35,7 @@ from common import claim, describe_machine, number, options, print_table, progre
 
 from dig_gossip.discovery.address_manager import AddressManager
 from dig_gossip.discovery.as_table import AsTable, Prefix
+from dig_gossip.discovery.networks import Networks
 from dig_gossip.discovery.slots import BUCKET_SIZE
 from dig_gossip.discovery.values import DAY, AddressBook, ExtendedPeerInfo, KnownAddress
 from dig_gossip.types.ip import is_routable_ip
@@ -74,17 +75,34 @@ class Rules:
     tokens_per_sec: float = TOKENS_PER_SEC
     lowers_times: bool = False
     bucket_first: bool = False
+    has_as_table: bool = True
+    random_anchors: bool = False
 
     @property
     def life(self) -> tuple[object, ...]:
         """What makes two lives differ before the restart; the filters only matter after it."""
         return (
             self.manager, self.test_before_evict, self.has_tried_table, self.feelers_per_step,
-            self.tokens_per_sec, self.lowers_times,
+            self.tokens_per_sec, self.lowers_times, self.has_as_table,
         )  # fmt: skip
 
 
-class ChiaAddressManager(AddressManager):
+class UniformNetworks(Networks):
+    """All addresses are in one network: draws are uniform over the slots."""
+
+    def of(self, address, group, packed):  # type: ignore[no-untyped-def]
+        return b""
+
+
+class UniformAddressManager(AddressManager):
+    """Draws as Chia and Core do: whoever has more addresses is drawn more often."""
+
+    def __init__(self, **options) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(**options)
+        self._networks = UniformNetworks()
+
+
+class ChiaAddressManager(UniformAddressManager):
     """As in chia-blockchain: whoever speaks last sets the time of a known entry."""
 
     def _hear_again(self, node, offered, source_group, penalty, now):  # type: ignore[no-untyped-def]
@@ -102,10 +120,19 @@ RULES = (
         anchors=0,
         lowers_times=True,
     ),
-    Rules(name="Core's rules, no asmap", as_limit=False, feelers_per_step=2, bucket_first=True),
+    Rules(
+        name="Core's rules, no asmap",
+        manager=UniformAddressManager,
+        as_limit=False,
+        feelers_per_step=2,
+        bucket_first=True,
+    ),
+    attrs.evolve(OURS, name="ours without drawing the AS first", manager=UniformAddressManager),
+    attrs.evolve(OURS, name="ours without an AS table", as_limit=False, has_as_table=False),
     attrs.evolve(OURS, name="ours without AS limit", as_limit=False),
     attrs.evolve(OURS, name="ours without AS and group limit", as_limit=False, group_limit=False),
     attrs.evolve(OURS, name="ours without anchors", anchors=0),
+    attrs.evolve(OURS, name="ours with anchors at random", random_anchors=True),
     attrs.evolve(OURS, name="ours without test before evict", test_before_evict=False),
     attrs.evolve(OURS, name="ours without a tried table", has_tried_table=False),
     attrs.evolve(OURS, name="ours with 3 times the intake", tokens_per_sec=3 * TOKENS_PER_SEC),
@@ -171,7 +198,19 @@ class Life:
         self.rules, self.world, self.rng = rules, world, rng
         self.now = START
         self.book = rules.manager(rng=rng, unix=lambda: self.now, key=rng.randbytes(32))
+        self.follow(self.book)
         self.outbound: dict[PeerAddress, int] = {}
+
+    def follow(self, book: AddressManager) -> None:
+        """Give the AS table to a book, if there is one."""
+        if self.rules.has_as_table:
+            book.follow_as_table(self.world.as_table.lookup)
+
+    def network(self, address: PeerAddress) -> int | bytes | None:
+        """What is drawn before the address; one for all where addresses are drawn at once."""
+        if isinstance(self.book, UniformAddressManager):
+            return b""
+        return (self.world.asn if self.rules.has_as_table else self.world.group)[address]
 
     def run(self, honest_days: float, poisoned_days: float) -> None:
         """Live among honest peers, then under attack."""
@@ -280,7 +319,7 @@ class Restart:
     def of(cls, book: AddressBook, life: Life, bucket_first: bool) -> Restart:
         """Weigh every entry by the chance that a draw chooses it."""
         world, now = life.world, life.now + 600
-        weight = weigher(book, now, bucket_first)
+        weight = weigher(book, now, None if bucket_first else life.network)
         groups: defaultdict[tuple[bytes, int | None], float] = defaultdict(float)
         honest = 0.0
         for info in book.entries:
@@ -300,14 +339,21 @@ class Restart:
 
     def probability(self, rules: Rules, rng: Random, paths: int) -> float:
         """The mean over paths on which every draw is the attacker's."""
+        return statistics.fmean(self._restart(rules, rng) for _ in range(paths))
+
+    def _restart(self, rules: Rules, rng: Random) -> float:
+        """Dial the anchors, then fill the other slots on one path."""
+        anchors = self.anchors
+        if rules.random_anchors:
+            anchors = rng.sample(anchors, len(anchors))
         anchored = 1.0
         slots = OUTBOUND
-        for is_enemy in self.anchors[: rules.anchors]:
+        for is_enemy in anchors[: rules.anchors]:
             if is_enemy:
                 slots -= 1
             else:
                 anchored *= 1 - ANCHOR_ALIVE
-        return anchored * statistics.fmean(self._path(rules, rng, slots) for _ in range(paths))
+        return anchored * self._path(rules, rng, slots)
 
     def _path(self, rules: Rules, rng: Random, slots: int) -> float:
         totals = list(accumulate(weight for _, _, weight in self.weights))
@@ -335,28 +381,27 @@ class Restart:
         return probability
 
 
-def weigher(book: AddressBook, now: int, bucket_first: bool) -> Callable[[ExtendedPeerInfo], float]:
+def weigher(
+    book: AddressBook, now: int, network: Callable[[PeerAddress], int | bytes | None] | None
+) -> Callable[[ExtendedPeerInfo], float]:
     """The chance of an entry in one draw.
 
-    Ours: both tables alike, each used slot of a table alike. Core: a bucket first, then a slot.
+    Both tables alike; each part of a table that has used slots alike; each of these slots alike.
+
+    :param network: tells the part by the address; None if the parts are buckets, as in Core.
     """
-    used: Counter[bool] = Counter()
-    buckets: Counter[tuple[bool, int]] = Counter()
-    for info in book.entries:
-        used[info.is_tried] += len(info.slots)
-        for slot in info.slots:
-            buckets[info.is_tried, slot // BUCKET_SIZE] += 1
-    filled = Counter(is_tried for is_tried, _ in buckets)
-    tables = sum(1 for count in used.values() if count)
+
+    def parts(info: ExtendedPeerInfo) -> list[tuple[bool, int | bytes | None]]:
+        if network is None:
+            return [(info.is_tried, slot // BUCKET_SIZE) for slot in info.slots]
+        return [(info.is_tried, network(info.address))] * len(info.slots)
+
+    used = Counter(part for info in book.entries for part in parts(info))
+    filled = Counter(is_tried for is_tried, _ in used)
 
     def weight(info: ExtendedPeerInfo) -> float:
-        chance = info.selection_chance(now) / tables
-        if not bucket_first:
-            return chance * len(info.slots) / used[info.is_tried]
-        return sum(
-            chance / filled[info.is_tried] / buckets[info.is_tried, slot // BUCKET_SIZE]
-            for slot in info.slots
-        )
+        chance = info.selection_chance(now) / len(filled) / filled[info.is_tried]
+        return sum(chance / used[part] for part in parts(info))
 
     return weight
 
@@ -365,7 +410,9 @@ def check_weights(life: Life, restart: Restart, draws: int) -> tuple[float, floa
     """The attacker's share of live draws: by the weights, and by the real ``select_peer``."""
     world = life.world
     life.now += 600
-    book = AddressManager.restore(life.book.snapshot(), rng=life.rng, unix=lambda: life.now)
+    book = type(life.book).restore(life.book.snapshot(), rng=life.rng, unix=lambda: life.now)
+    life.follow(book)
+    book.regroup()
     found: Counter[bool] = Counter()
     while found.total() < draws:
         info = book.select_peer()

@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "discovery.introducer_protocol",
                 "discovery.introducer_registry",
                 "discovery.introducer_store",
+                "discovery.networks",
                 "discovery.peer_exchange",
                 "discovery.planner",
                 "discovery.seeding",

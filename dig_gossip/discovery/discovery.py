@@ -42,11 +42,14 @@ from dig_gossip.types.peer import NodeType, PeerAddress, PeerId, TransportKind
 from dig_gossip.util.addresses import WILDCARDS
 from dig_gossip.util.clock import Clock
 from dig_gossip.util.deferreds import handled, returns_deferred
+from dig_gossip.util.threads import in_thread
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
 
 _REFRESH_SECS = 600  # CNC-005
+#: Entries that follow a new AS table in one tick: about 20 ms. A full book takes seven minutes.
+_REGROUPED_AT_ONCE = 2000
 _CLEANUP_SECS = 30 * 60
 _CLEANUP_PEERS = 3
 _SAVE_SECS = (15 * 60, 30 * 60)
@@ -132,6 +135,8 @@ class Discovery:
     async def _start(self) -> None:
         await self._as_table.refresh()
         book = await self._file.load()
+        book.follow_as_table(self._peers.diversity.as_lookup)
+        await in_thread(self._clock.reactor, book.regroup)
         if not self._stopped:
             self._begin(book)
 
@@ -348,8 +353,10 @@ class Discovery:
     # -- what is done from time to time
 
     def tick(self) -> None:
-        """Let the exchange do what is due; every ``EXCHANGE_TICK_SECS``."""
+        """Let the exchange, and the book after a new AS table, do what is due; every
+        ``EXCHANGE_TICK_SECS``."""
         if self._parts is not None:
+            self._parts.book.regroup(_REGROUPED_AT_ONCE)
             self._perform(self._parts.exchange.tick())
 
     @returns_deferred
@@ -362,6 +369,7 @@ class Discovery:
         if self._parts is None:
             return
         book, now = self._parts.book, self._clock.monotonic()
+        book.follow_as_table(self._peers.diversity.as_lookup)
         for session in self._peers.table:
             if session.is_outbound:
                 self._refresh(session, now)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from random import Random
 from struct import Struct
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 BUCKET_SIZE: Final = 64
 NEW_BUCKET_COUNT: Final = 1024
@@ -25,6 +25,9 @@ KEY_BYTES: Final = 32
 _WORDS = Struct("<128Q")
 
 Node = TypeVar("Node")
+
+#: Stands for a network: the number of an autonomous system, or the bytes of a group.
+NetworkKey: TypeAlias = int | bytes
 
 
 class Placement:
@@ -72,51 +75,87 @@ def _number(data: bytes) -> int:
     return digest[6] << 8 | digest[7]
 
 
+class Network(Generic[Node]):
+    """What lies in one network, as far as one table is concerned.
+
+    :ivar lying: who lies in each of its slots, at least one; to be read only.
+    """
+
+    __slots__ = ("key", "lying", "place", "slots")
+
+    def __init__(self, key: NetworkKey, place: int) -> None:
+        self.key = key
+        self.place = place
+        self.slots: list[int] = []
+        self.lying: list[Node] = []
+
+
 class SlotTable(Generic[Node]):
-    """Who lies where, with a list of the used slots so that drawing one needs no search.
+    """Who lies where, with the used slots listed by network so that drawing a network, and then
+    one of its slots, needs no search.
 
-    Bounded: ``size`` slots. Cost: O(1) for everything.
+    Bounded: ``size`` slots, and no network without one. Cost: O(1) for everything but
+    :meth:`used`.
 
-    :ivar lying: who lies in each used slot, in the order of :meth:`used`; to be read only.
+    :ivar networks: all that have a used slot, in no particular order; to be read only.
     """
 
     def __init__(self, size: int) -> None:
         self._nodes: list[Node | None] = [None] * size
+        self._homes: list[Network[Node] | None] = [None] * size
         self._place = [0] * size
-        self._used: list[int] = []
-        self.lying: list[Node] = []
+        self._count = 0
+        self._by_key: dict[NetworkKey, Network[Node]] = {}
+        self.networks: list[Network[Node]] = []
 
     def __len__(self) -> int:
         """How many slots are used."""
-        return len(self._used)
+        return self._count
 
     def get(self, slot: int) -> Node | None:
         """Who lies in a slot."""
         return self._nodes[slot]
 
-    def put(self, slot: int, node: Node) -> None:
-        """Fill a slot that is free."""
+    def put(self, slot: int, node: Node, key: NetworkKey) -> None:
+        """Fill a slot that is free with a node of a network."""
         if self._nodes[slot] is not None:
             raise ValueError(f"slot {slot} is taken")
+        network = self._by_key.get(key)
+        if network is None:
+            network = self._by_key[key] = Network(key, len(self.networks))
+            self.networks.append(network)
         self._nodes[slot] = node
-        self._place[slot] = len(self._used)
-        self._used.append(slot)
-        self.lying.append(node)
+        self._homes[slot] = network
+        self._place[slot] = len(network.slots)
+        network.slots.append(slot)
+        network.lying.append(node)
+        self._count += 1
 
     def clear(self, slot: int) -> None:
         """Empty a slot that is used."""
-        if self._nodes[slot] is None:
+        network = self._homes[slot]
+        if network is None:
             raise ValueError(f"slot {slot} is free")
-        self._nodes[slot] = None
-        place, last, node = self._place[slot], self._used.pop(), self.lying.pop()
+        self._nodes[slot] = self._homes[slot] = None
+        self._count -= 1
+        place, last, node = self._place[slot], network.slots.pop(), network.lying.pop()
         if last != slot:
-            self._used[place] = last
-            self.lying[place] = node
+            network.slots[place] = last
+            network.lying[place] = node
             self._place[last] = place
+        elif not network.slots:
+            self._forget(network)
+
+    def _forget(self, network: Network[Node]) -> None:
+        del self._by_key[network.key]
+        last = self.networks.pop()
+        if last is not network:
+            self.networks[network.place] = last
+            last.place = network.place
 
     def used(self) -> list[int]:
         """The used slots, in no particular order."""
-        return list(self._used)
+        return [slot for network in self.networks for slot in network.slots]
 
 
 class RandomWords:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import time
 from collections.abc import Iterable
 from random import Random, SystemRandom
@@ -30,6 +32,14 @@ SOURCE = PeerAddress("9.9.9.9", 9444)
 def address(number: int, port: int = 9444) -> PeerAddress:
     """One of many routable addresses in many groups."""
     return PeerAddress(f"{20 + number % 50}.{number // 50 % 250}.{number // 12500}.1", port)
+
+
+def onion(number: int) -> PeerAddress:
+    """One of many onion services."""
+    key = number.to_bytes(32, "big")
+    checksum = hashlib.sha3_256(b".onion checksum" + key + b"\x03").digest()[:2]
+    host = base64.b32encode(key + checksum + b"\x03").decode().lower()
+    return PeerAddress(f"{host}.onion", 9444)
 
 
 class ManagerCase(SynchronousTestCase):
@@ -474,6 +484,73 @@ class SelectingTests(ManagerCase):
         self.assertTrue(0.45 < share < 0.55, share)
         self.assertNotIn(address(0), self.drawn(200, new_only=True))
         self.assertGreater(len(set(self.drawn(2000))), 95)
+
+    def crowd_and_loner(self) -> PeerAddress:
+        """A hundred addresses of one group, and one of another."""
+        loner = PeerAddress("99.7.1.1", 9444)
+        self.add(loner)
+        for n in range(1, 101):
+            self.add(PeerAddress(f"8.8.8.{n}", 9444), source=address(n))
+        self.assertGreater(self.manager.size(), 70)
+        return loner
+
+    def test_each_network_has_the_same_chance(self) -> None:
+        """Many addresses in one group are drawn no more often than a single one.  ADR-010"""
+        loner = self.crowd_and_loner()
+        for new_only in (False, True):
+            drawn = self.drawn(2000, new_only)
+            self.assertTrue(0.45 < drawn.count(loner) / 2000 < 0.55, drawn.count(loner))
+            self.assertGreater(len(set(drawn)), 65)
+        for n in range(1, 101):
+            self.manager.mark_good(PeerAddress(f"8.8.8.{n}", 9444))
+        self.manager.mark_good(loner)
+        self.now += HOUR
+        self.assertEqual({info.address for info in self.tried()} & {loner}, {loner})
+        share = self.drawn(4000).count(loner) / 4000
+        self.assertGreater(share, 0.25)  # half of the draws of the tried table
+
+    def tried(self) -> list[ExtendedPeerInfo]:
+        """Entries of the tried table."""
+        return [info for info in self.manager.snapshot().entries if info.is_tried]
+
+    def test_networks_are_what_the_as_table_says(self) -> None:
+        """Groups of one AS share a chance; entries follow a new table, a few at a time.  DSC-010"""
+        loner = self.crowd_and_loner()
+        other = PeerAddress("66.6.6.6", 9444)
+        self.manager.follow_as_table(lambda _: 7)
+        self.add(other)
+        self.assertTrue(0.28 < self.drawn(2000).count(other) / 2000 < 0.39)
+        self.manager.regroup()
+        self.assertLess(self.drawn(2000).count(other), 100)
+        self.manager.follow_as_table({loner: 1, other: 2}.get)
+        size = self.manager.size()
+        self.manager.regroup(size - 1)
+        self.assertIn(7, {network.key for network in self.manager._new.networks})
+        self.manager.follow_as_table({loner: 1, other: 2}.get)
+        self.manager.regroup(size)
+        self.assertEqual({n.key for n in self.manager._new.networks}, {1, 2, b"\x08\x08"})
+        self.manager.follow_as_table(None)
+        self.manager._remove(self.manager._nodes[other])
+        self.manager.regroup()
+        self.assertEqual({n.key for n in self.manager._new.networks}, {b"c\x07", b"\x08\x08"})
+
+    def test_a_restored_book_draws_by_network_too(self) -> None:
+        """As before the restart, with the table once it is there.  ADR-010, DSC-002"""
+        loner = self.crowd_and_loner()
+        self.manager = AddressManager.restore(
+            self.manager.snapshot(), rng=Random(3), unix=lambda: self.now
+        )
+        self.assertTrue(0.45 < self.drawn(2000).count(loner) / 2000 < 0.55)
+        self.manager.follow_as_table(lambda _: 7)
+        self.manager.regroup()
+        self.assertLess(self.drawn(2000).count(loner), 100)
+
+    def test_all_onions_are_one_network(self) -> None:
+        """They cost nothing, so their number must not count.  ADR-010, DIV-101-X"""
+        self.manager = self.make(allow_onion=True)
+        self.add(*map(onion, range(50)), address(1))
+        self.assertGreater(self.manager.size(), 40)
+        self.assertTrue(0.45 < self.drawn(2000).count(address(1)) / 2000 < 0.55)
 
     def test_failures_and_fresh_tries_are_passed_over(self) -> None:
         """As often as their chance says.  ADR-009, ADR-010"""

@@ -148,6 +148,12 @@ class AddressManagerMachine(RuleBasedStateMachine):
             assert row is not None
             assert not (new_only and self.model.is_tried(row))
 
+    @rule(number=st.sampled_from([None, 1, 2]), limit=st.sampled_from([0, 1, 100]))
+    def reload_as_table(self, number: int | None, limit: int) -> None:
+        """Another AS table is there, and some entries have followed it."""
+        self.manager.follow_as_table(None if number is None else lambda _: number)
+        self.manager.regroup(limit)
+
     @rule()
     def select_collision(self) -> None:
         """The entry to test lies in the slot that somebody waits for."""
@@ -209,6 +215,8 @@ class AddressManagerMachine(RuleBasedStateMachine):
                 assert node is not None
                 assert node.info is info
                 used[info.is_tried].add(slot)
+                (network,) = [n for n in table.networks if n.key == node.network]
+                assert network.lying[network.slots.index(slot)] is node
         assert used == {False: set(manager._new.used()), True: set(manager._tried.used())}
         assert set(manager._nodes) == {info.address for info in manager.snapshot().entries}
 

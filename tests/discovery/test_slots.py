@@ -74,7 +74,7 @@ class SlotTableTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(0, 9), max_size=60))
     def test_table_agrees_with_a_dictionary(self, toggles: list[int]) -> None:
-        """Filling and emptying in any order keeps both of its lists in step.  ADR-021-X"""
+        """Filling and emptying in any order keeps every network's lists in step.  ADR-021-X"""
         table: SlotTable[str] = SlotTable(10)
         model: dict[int, str] = {}
         for slot in toggles:
@@ -82,18 +82,23 @@ class SlotTableTests(SynchronousTestCase):
                 table.clear(slot)
                 del model[slot]
             else:
-                table.put(slot, f"node {slot}")
+                table.put(slot, f"node {slot}", slot % 3)
                 model[slot] = f"node {slot}"
             self.assertEqual({s: table.get(s) for s in range(10) if table.get(s)}, model)
             self.assertEqual(sorted(table.used()), sorted(model))
             self.assertEqual(len(table), len(model))
-            self.assertEqual(table.lying, [model[slot] for slot in table.used()])
+            found = {network.key: network for network in table.networks}
+            self.assertEqual(len(found), len(table.networks))
+            self.assertEqual(set(found), {slot % 3 for slot in model})
+            for key, network in found.items():
+                self.assertEqual(sorted(network.slots), sorted(s for s in model if s % 3 == key))
+                self.assertEqual(network.lying, [model[slot] for slot in network.slots])
 
     def test_misuse_is_an_error(self) -> None:
         """A slot is neither filled nor emptied twice.  ADR-021-X"""
         table: SlotTable[str] = SlotTable(10)
-        table.put(3, "a")
-        self.assertRaises(ValueError, table.put, 3, "b")
+        table.put(3, "a", 1)
+        self.assertRaises(ValueError, table.put, 3, "b", 1)
         table.clear(3)
         self.assertRaises(ValueError, table.clear, 3)
 
