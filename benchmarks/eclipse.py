@@ -77,6 +77,7 @@ class Rules:
     bucket_first: bool = False
     has_as_table: bool = True
     random_anchors: bool = False
+    anchors_take_slots: bool = True
 
     @property
     def life(self) -> tuple[object, ...]:
@@ -133,6 +134,7 @@ RULES = (
     attrs.evolve(OURS, name="ours without AS and group limit", as_limit=False, group_limit=False),
     attrs.evolve(OURS, name="ours without anchors", anchors=0),
     attrs.evolve(OURS, name="ours with anchors at random", random_anchors=True),
+    attrs.evolve(OURS, name="ours with anchors besides the eight", anchors_take_slots=False),
     attrs.evolve(OURS, name="ours without test before evict", test_before_evict=False),
     attrs.evolve(OURS, name="ours without a tried table", has_tried_table=False),
     attrs.evolve(OURS, name="ours with 3 times the intake", tokens_per_sec=3 * TOKENS_PER_SEC),
@@ -350,7 +352,7 @@ class Restart:
         slots = OUTBOUND
         for is_enemy in anchors[: rules.anchors]:
             if is_enemy:
-                slots -= 1
+                slots -= rules.anchors_take_slots
             else:
                 anchored *= 1 - ANCHOR_ALIVE
         return anchored * self._path(rules, rng, slots)
@@ -384,9 +386,11 @@ class Restart:
 def weigher(
     book: AddressBook, now: int, network: Callable[[PeerAddress], int | bytes | None] | None
 ) -> Callable[[ExtendedPeerInfo], float]:
-    """The chance of an entry in one draw.
+    """The chance that one draw ends with an entry.
 
     Both tables alike; each part of a table that has used slots alike; each of these slots alike.
+    What is looked at is taken by its selection chance, which is a fifth more after each refusal:
+    the chances are summed over the number of refusals, so they are exact.
 
     :param network: tells the part by the address; None if the parts are buckets, as in Core.
     """
@@ -399,11 +403,35 @@ def weigher(
     used = Counter(part for info in book.entries for part in parts(info))
     filled = Counter(is_tried for is_tried, _ in used)
 
+    def looked_at(info: ExtendedPeerInfo) -> float:
+        return sum(1 / used[part] for part in parts(info)) / filled[info.is_tried]
+
+    masses: dict[bool, defaultdict[float, float]] = {t: defaultdict(float) for t in filled}
+    for info in book.entries:
+        masses[info.is_tried][info.selection_chance(now)] += looked_at(info)
+    taken = {is_tried: _taken(mass) for is_tried, mass in masses.items()}
+
     def weight(info: ExtendedPeerInfo) -> float:
-        chance = info.selection_chance(now) / len(filled) / filled[info.is_tried]
-        return sum(chance / used[part] for part in parts(info))
+        chance = taken[info.is_tried][info.selection_chance(now)]
+        return looked_at(info) * chance / len(filled)
 
     return weight
+
+
+def _taken(masses: dict[float, float]) -> dict[float, float]:
+    """How often, in one draw, an entry is taken for each time that the first look falls on it.
+
+    :param masses: the share of looks that fall on entries of each selection chance.
+    """
+    taken = dict.fromkeys(masses, 0.0)
+    left, factor = 1.0, 1.0
+    while left > 1e-15:
+        accepted = {chance: min(1.0, factor * chance) for chance in masses}
+        for chance, probability in accepted.items():
+            taken[chance] += left * probability
+        left *= max(0.0, 1 - sum(masses[c] * probability for c, probability in accepted.items()))
+        factor *= 1.2
+    return taken
 
 
 def check_weights(life: Life, restart: Restart, draws: int) -> tuple[float, float]:
