@@ -91,6 +91,7 @@ def caps(config: GossipConfig) -> Sizes:
         # The address book's tables are as large from the beginning: 1024 buckets of 64 slots.
         "SlotTable._nodes": 1024 * 64,
         "SlotTable._place": 1024 * 64,
+        "SlotTable._homes": 1024 * 64,
     }
 
 
