@@ -42,6 +42,7 @@ def make_service() -> GossipService:
         GossipConfig(
             listen_addr="127.0.0.1:0",
             network=Network.CHIA_MAINNET,
+            peers_file_path=None,
             keepalive_ping_interval_secs=PING_SECS,
         )
     )

@@ -68,7 +68,11 @@ class IdleTests(ChiaCase):
         target = await self.listening(dialed)
         dialing_us = await self.node("dialed by chia", "--network", "chia-mainnet")
         dialing = self.chia("dialing", "--dial", dialing_us.address, "--seconds", seconds)
-        our_dial = await self.node("dials chia", "--network", "chia-mainnet", "--peer", target)
+        our_dial = await self.node(
+            "dials chia",
+            *("--network", "chia-mainnet", "--peer", target),
+            *("--data-dir", self.folder / "dials chia"),
+        )
 
         for chia, node, direction in (
             (dialed, our_dial, "inbound"),
