@@ -44,7 +44,7 @@ from dig_gossip.types.peer import PeerAddress
 PORT = 9444
 START = 1_700_000_000
 OUTBOUND = 8
-INBOUND_OF_ATTACKER = 40  # of 42 inbound slots
+INBOUND_OF_ATTACKER = 40  # all inbound slots
 HONEST = 5000
 ALIVE = 0.7
 HONEST_ASES = 600
@@ -77,7 +77,7 @@ class Rules:
     bucket_first: bool = False
     has_as_table: bool = True
     random_anchors: bool = False
-    anchors_take_slots: bool = True
+    anchors_take_slots: bool = False
 
     @property
     def life(self) -> tuple[object, ...]:
@@ -134,7 +134,7 @@ RULES = (
     attrs.evolve(OURS, name="ours without AS and group limit", as_limit=False, group_limit=False),
     attrs.evolve(OURS, name="ours without anchors", anchors=0),
     attrs.evolve(OURS, name="ours with anchors at random", random_anchors=True),
-    attrs.evolve(OURS, name="ours with anchors besides the eight", anchors_take_slots=False),
+    attrs.evolve(OURS, name="ours with anchors among the eight", anchors_take_slots=True),
     attrs.evolve(OURS, name="ours without test before evict", test_before_evict=False),
     attrs.evolve(OURS, name="ours without a tried table", has_tried_table=False),
     attrs.evolve(OURS, name="ours with 3 times the intake", tokens_per_sec=3 * TOKENS_PER_SEC),
@@ -572,7 +572,7 @@ def show(
                 f"{statistics.fmean(outcome.new_share for outcome in mine):.0%}",
             ]
         )
-    header = ["rules", "all 8 are his: mean", "lowest", "highest", "his share of tried", "of new"]
+    header = ["rules", "all are his: mean", "lowest", "highest", "his share of tried", "of new"]
     print_table(header, rows)
     checks = [outcome.check for outcome in outcomes if OURS.name in outcome.probabilities]
     for by_weights, drawn in checks[:rounds]:

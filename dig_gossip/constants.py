@@ -28,6 +28,7 @@ PING_PAYLOAD_BYTES: Final = 8  # (ext.)
 # Connecting (behaviour §4, §5)
 PARALLEL_CONNECT_BATCH_SIZE: Final = 8
 MAX_CONCURRENT_OUTBOUND_CONNECTIONS: Final = 70
+MAX_ANCHORS: Final = 2  # (ext.) outbound sessions besides the target (Bitcoin Core)
 TCP_CONNECT_TIMEOUT_SECS: Final = 10  # (ext.)
 OUTBOUND_HANDSHAKE_TIMEOUT_SECS: Final = 30  # (ext.) TCP to registered
 INBOUND_HANDSHAKE_TIMEOUT_SECS: Final = 30  # accept to registered

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
+from dig_gossip.constants import MAX_ANCHORS
 from dig_gossip.types.peer import PeerAddress
 
-MAX_ANCHORS: Final = 2
 MAX_FILE_BYTES: Final = 4096
 _VERSION: Final = 1
 

@@ -164,7 +164,7 @@ class Discovery:
             use_book=config.discovery,
         )
         if self._is_open:
-            planner.anchors = list(self._anchors.load())
+            planner.come_back_to(self._anchors.load())
         loop = DiscoveryLoop(
             planner,
             book,
@@ -175,9 +175,8 @@ class Discovery:
             self._probe,
             clock,
             self._rng,
-            target=config.target_outbound_count,
             interval=config.peer_connect_interval,
-            is_searching=config.discovery,
+            is_searching=config.discovery and config.target_outbound_count > 0,
         )
         self._parts = _Parts(book, exchange, planner, loop)
         self._saved_tried = book.size_tried

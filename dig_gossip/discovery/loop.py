@@ -100,7 +100,6 @@ class DiscoveryLoop:
         clock: Clock,
         rng: random.Random,
         *,
-        target: int,
         interval: float,
         is_searching: bool,
     ) -> None:
@@ -115,9 +114,8 @@ class DiscoveryLoop:
         self._probe = probe
         self._clock = clock
         self._rng = rng
-        self._target = target
         self._interval = interval
-        self._is_searching = is_searching and target > 0
+        self._is_searching = is_searching
         self._seeding = SeedingSchedule(now=clock.monotonic, rng=rng)
         self._fetching: Deferred[None] | None = None
         self._probing: tuple[PeerAddress, Deferred[PeerId]] | None = None
@@ -131,7 +129,7 @@ class DiscoveryLoop:
 
     def start(self) -> None:
         """Begin with a round at once."""
-        if self._planner.anchors:
+        if self._planner.has_anchors:
             self._seeding.postpone()
         self.wake()
         if self._is_searching:
@@ -378,7 +376,7 @@ class DiscoveryLoop:
         world = self._world()
         if self._probing is not None:
             return
-        if len(world.outbound) < self._target and not self._is_exhausted:
+        if self._planner.missing(world) > 0 and not self._is_exhausted:
             return
         if not self._test_an_occupant(world):
             dial = self._planner.feeler(world)
@@ -390,7 +388,7 @@ class DiscoveryLoop:
         now = self._clock.monotonic()
         if now - self._tested_at < COLLISION_TEST_INTERVAL_SECS or self._probing is not None:
             return False
-        if len(world.outbound) < self._target and not self._is_exhausted:
+        if self._planner.missing(world) > 0 and not self._is_exhausted:
             return False
         dial = self._planner.collision_test(world)
         if dial is None:

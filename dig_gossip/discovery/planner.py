@@ -76,8 +76,10 @@ class Plan:
 class Planner:
     """Chooses addresses.
 
-    Anchors first, once; then the bootstrap peers; then the book: up to four usable candidates are
-    drawn for a slot, and the one that was the fastest when we last knew it is taken.
+    Anchors first, once, and besides the target, as in Bitcoin Core: honest sessions come and go, so
+    the oldest ones, which become anchors, tend to be an attacker's, and would save him two draws.
+    Then the bootstrap peers; then the book: up to four usable candidates are drawn for a slot, and
+    the one that was the fastest when we last knew it is taken.
 
     A candidate is usable unless it is, or is about to be, connected; excluded (our own, banned);
     waiting after a failure; or refused by the rules of diversity beside the sessions, dials and
@@ -108,7 +110,8 @@ class Planner:
         use_book: bool = True,
     ) -> None:
         self.bootstrap = list(bootstrap)
-        self.anchors: list[PeerAddress] = []
+        self._anchors: list[PeerAddress] = []
+        self._beside: frozenset[PeerAddress] = frozenset()
         self._book = book
         self._diversity = diversity
         self._backoff = backoff
@@ -119,21 +122,36 @@ class Planner:
         self._use_book = use_book
         self._scores: OrderedDict[PeerAddress, float] = OrderedDict()
 
+    def come_back_to(self, anchors: Iterable[PeerAddress]) -> None:
+        """Dial these first; once, at the start. They take none of the slots of the target."""
+        self._anchors = list(anchors) if self._target > 0 else []
+        self._beside = frozenset(self._anchors)
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether anchors are still to be dialed."""
+        return bool(self._anchors)
+
+    def missing(self, world: World) -> int:
+        """How many outbound sessions are wanted besides those there are."""
+        return self._target - self._count(link.address for link in world.outbound)
+
     def plan(self, world: World) -> Plan:
         """Choose what to dial for the slots that are free.
 
         Source: behaviour DSC-006, DSC-006.1, DSC-009, DSC-101-X, DSC-102-X.
         """
-        under_way = len(world.dialing)
-        room = self._target - len(world.outbound) - under_way
-        room = min(room, PARALLEL_CONNECT_BATCH_SIZE - under_way)
+        room = self.missing(world) - self._count(world.dialing)
+        most = PARALLEL_CONNECT_BATCH_SIZE - len(world.dialing)
         dials: list[Dial] = []
         links = [*world.outbound, *map(Link, world.dialing)]
         is_exhausted = False
-        while len(dials) < room:
-            dial = self._fixed(world, links, dials)
-            if dial is None and self._use_book:
-                dial, is_exhausted = self._from_book(world, links, dials)
+        while len(dials) < most:
+            dial = self._anchor(world, links)
+            if dial is None and self._count(dial.address for dial in dials) < room:
+                dial = self._bootstrap(world, links, dials)
+                if dial is None and self._use_book:
+                    dial, is_exhausted = self._from_book(world, links, dials)
             if dial is None:
                 break
             dials.append(dial)
@@ -180,12 +198,19 @@ class Planner:
 
     # -- inside
 
-    def _fixed(self, world: World, links: list[Link], dials: list[Dial]) -> Dial | None:
-        chosen = {dial.address for dial in dials}
-        while self.anchors:
-            address = self.anchors.pop(0)
-            if address not in chosen and self._is_usable(address, world, links):
+    def _count(self, addresses: Iterable[PeerAddress]) -> int:
+        """How many count against the target."""
+        return sum(address not in self._beside for address in addresses)
+
+    def _anchor(self, world: World, links: list[Link]) -> Dial | None:
+        while self._anchors:
+            address = self._anchors.pop(0)
+            if self._is_usable(address, world, links):
                 return Dial(address, Purpose.ANCHOR)
+        return None
+
+    def _bootstrap(self, world: World, links: list[Link], dials: list[Dial]) -> Dial | None:
+        chosen = {dial.address for dial in dials}
         for address in self.bootstrap:
             if address not in chosen and self._is_usable(address, world, links):
                 return Dial(address, Purpose.BOOTSTRAP)

@@ -508,8 +508,9 @@ class GossipConfig:
 
     @property
     def max_inbound(self) -> int:
-        """Slots for inbound sessions, at least 1."""
-        return max(1, self.max_connections - self.target_outbound_count)
+        """Slots for inbound sessions, at least 1: the others are for the target and the anchors."""
+        target = self.target_outbound_count
+        return max(1, self.max_connections - target - (c.MAX_ANCHORS if target else 0))
 
     @property
     def inflight_limit(self) -> int:

@@ -196,7 +196,7 @@ class FixedTests(PlannerCase):
         """Before anything else, at a restart.  DSC-006"""
         self.know(*map(address, range(20)))
         self.planner = self.make(bootstrap=[address(50)])
-        self.planner.anchors = [address(60), address(61)]
+        self.planner.come_back_to([address(60), address(61)])
         plan = self.plan()
         self.assertEqual(
             [(dial.address, dial.purpose) for dial in plan.dials[:3]],
@@ -208,6 +208,32 @@ class FixedTests(PlannerCase):
         )
         self.assertEqual(len(plan.dials), 8)
         self.assertNotIn(address(60), self.chosen())
+
+    def test_anchors_take_none_of_the_slots(self) -> None:
+        """Whoever has become an anchor does not save himself two of the draws.  DSC-006"""
+        self.know(*map(address, range(200)))
+        self.planner.come_back_to([address(300), address(301)])
+        first = self.chosen()
+        self.assertEqual((first[:2], len(first)), ([address(300), address(301)], 8))
+        self.dialing = set(first)
+        self.assertEqual(self.chosen(), [])  # eight at a time
+        self.dialing, self.outbound = set(), list(first)
+        self.assertEqual(self.planner.missing(self.world()), 2)
+        second = self.chosen()
+        self.assertEqual(len(second), 2)
+        self.outbound += second
+        self.assertEqual((self.chosen(), self.planner.missing(self.world())), ([], 0))
+        self.outbound.remove(address(300))  # nobody comes in the place of an anchor
+        self.assertEqual(self.chosen(), [])
+        self.outbound.remove(second[0])
+        self.assertEqual(len(self.chosen()), 1)
+
+    def test_without_a_target_anchors_are_left_alone(self) -> None:
+        """The application dials.  CFG-101-X"""
+        self.planner = self.make(target=0)
+        self.planner.come_back_to([address(60)])
+        self.assertFalse(self.planner.has_anchors)
+        self.assertEqual(self.plan(), Plan((), False))
 
     def test_bootstrap_peers_come_again(self) -> None:
         """Whenever one is missing and its pause is over.  DSC-006.1"""

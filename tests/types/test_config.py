@@ -459,10 +459,11 @@ class EffectiveValueTests(ConfigTestCase):
 
     def test_inbound_slots_are_what_outbound_leaves(self) -> None:
         """At least one inbound slot is left.  CON-110-X"""
-        self.assertEqual(GossipConfig().max_inbound, 42)
+        self.assertEqual(GossipConfig().max_inbound, 40)
         self.assertEqual(GossipConfig(max_connections=8).max_inbound, 1)
-        self.assertEqual(GossipConfig(max_connections=9).max_inbound, 1)
-        self.assertEqual(GossipConfig(max_connections=10).max_inbound, 2)
+        self.assertEqual(GossipConfig(max_connections=11).max_inbound, 1)
+        self.assertEqual(GossipConfig(max_connections=12).max_inbound, 2)
+        self.assertEqual(GossipConfig(target_outbound_count=0).max_inbound, 50)
 
     def test_unfinished_handshakes_are_limited_by_the_slots(self) -> None:
         """Four times max_connections unless set.  CFG-101-X"""
