@@ -61,7 +61,7 @@ class Gate(Factory):
         self.take: Callable[[PeerAddress], Any] = _nobody  # Any: a factory, or None
         self._host = host
         self._is_mixed = is_mixed
-        self._inner = _Inner(PeerServerFactory(clock, transports))
+        self._inner = _Inner(PeerServerFactory(clock, transports), tls)
         self._tls = None
         if tls is not None:
             self._tls = FastTLSFactory(tls, False, self._inner, clock=cast(Any, clock.reactor))
@@ -120,13 +120,14 @@ class _Inner(Factory):
     noisy = False
     opening: Opening
 
-    def __init__(self, websockets: PeerServerFactory) -> None:
+    def __init__(self, websockets: PeerServerFactory, tls: PeerTLS | None) -> None:
         self._websockets = websockets
+        self._tls = tls
 
     def buildProtocol(self, addr: IAddress | None) -> PeerServerProtocol:
         assert addr is not None
         protocol = self._websockets.make(addr, self.opening)
-        self.opening.attach(protocol)
+        self.opening.attach(protocol, None if self._tls is None else self._tls.identity.peer_id)
         return protocol
 
 

@@ -101,6 +101,7 @@ class Opening:
         self.transport = transport
         self.expected_id = expected_id
         self.peer_id: PeerId | None = None
+        self.own_id: PeerId | None = None
         self.websocket: PeerWebSocket | None = None
         self._carrier: Abortable | None = None
         self._node_types = node_types or (
@@ -120,9 +121,13 @@ class Opening:
         """The peer's host; None if the connection shows another one's: a relay's, our Tor's."""
         return shown_host(self.address, self.transport, is_outbound=self.is_outbound)
 
-    def attach(self, websocket: PeerWebSocket) -> None:
-        """Say which WebSocket this is about, once TCP is there."""
+    def attach(self, websocket: PeerWebSocket, own_id: PeerId | None = None) -> None:
+        """Say which WebSocket this is about, once TCP is there.
+
+        :param own_id: whom our certificate says that we are, at this moment.
+        """
         self.websocket = websocket
+        self.own_id = own_id
         if self._finished:  # given up while TCP was being connected
             self._clock.call_later(0, websocket.abort)
 

@@ -41,6 +41,10 @@ class Slot(Protocol):
     def transport(self) -> TransportKind:
         """How the session reaches its peer."""
 
+    @property
+    def own_id(self) -> PeerId:
+        """Who this node is on the session."""
+
 
 S = TypeVar("S", bound=Slot)
 S_co = TypeVar("S_co", bound=Slot, covariant=True)
@@ -163,10 +167,11 @@ class PeerTable(Generic[S]):
 
         1. Direct against relayed: direct wins, unless it is a silent session that a relayed one
            replaces.
-        2. Opposite directions, the old one younger than 30 s: both ends dialed at once, and the
+        2. We have another id on the new one: it wins. For the other end they are two peers.
+        3. Opposite directions, the old one younger than 30 s: both ends dialed at once, and the
            session whose dialer has the smaller id wins.
-        3. The new one is outbound and the old one live: the old one stays.
-        4. The newest wins.
+        4. The new one is outbound and the old one live: the old one stays.
+        5. The newest wins.
 
         Divergence: the first rule also lets a direct session replace a live relayed one, and also
         holds when both ends dialed at once; otherwise no upgrade from the relay would be possible,
@@ -176,7 +181,7 @@ class PeerTable(Generic[S]):
         :param own_id: our id on the new session.
         :param transport: that of the new session.
         :param greeted: the acceptor has admitted the new session, and this method did so earlier.
-        Source: behaviour CON-105-X, RLY-007.2.
+        Source: behaviour CON-105-X, RLY-007.2, PRV-007.1.
         """
         old = self._slots.get(peer_id)
         if old is None:
@@ -185,6 +190,8 @@ class PeerTable(Generic[S]):
         relayed = transport is TransportKind.RELAY
         if relayed != (old.transport is TransportKind.RELAY):
             wins = not relayed or not (at_once or (old.is_live and not greeted))
+        elif old.own_id != own_id:
+            wins = True
         elif at_once:
             wins = (own_id < peer_id) == is_outbound
         else:

@@ -14,7 +14,6 @@ Source: behaviour §4, §5 (CON-115-X for the order of removal), §9.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -60,6 +59,7 @@ from dig_gossip.errors import (
     PeerBanned,
     PeerNotConnected,
 )
+from dig_gossip.privacy.rotation import OwnIds
 from dig_gossip.tls.identity import Identity
 from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
@@ -83,7 +83,7 @@ class Peers:
     ) -> None:
         self.network = config.handshake_string
         self.capabilities = handshake.offered_capabilities(config)  # of handshakes to come
-        self.own_id = identity.peer_id
+        self.own_ids = OwnIds(identity.peer_id, now=clock.monotonic)
         self.table: PeerTable[Session] = PeerTable(now=clock.monotonic)
         self.diversity = Diversity(
             target=config.target_outbound_count, exempt=config.diversity_exempt_networks
@@ -154,18 +154,16 @@ class Peers:
 
     def sum(self) -> Totals:
         """Everything that sessions have moved, those that are gone and those that live."""
-        total = copy.copy(self.totals)
-        total.waited = copy.deepcopy(self.totals.waited)
-        total.left = copy.deepcopy(self.totals.left)
-        total.unsent = self.totals.unsent.copy()
-        for session in (*self.table, *self._moving):
-            total.fold(session)
-        return total
+        return self.totals.plus((*self.table, *self._moving))
 
     @property
     def openings(self) -> int:
         """Connections that are not registered yet, both directions."""
         return len(self._openings)
+
+    def is_pinning(self) -> bool:
+        """Whether a connection to one certain peer is being opened."""
+        return any(opening.expected_id is not None for opening in self._openings)
 
     def accept(
         self,
@@ -220,13 +218,14 @@ class Peers:
         :raises GossipError: it may not; in the order of behaviour CON-001.1.
         """
         existing = self.table.at_address(address)
+        is_kept = existing and existing.is_live and existing.own_id == self.own_ids.current
         error = refuse_dial(
             DialFacts(
                 running=self.running,
                 is_own_address=self._is_own(address),
                 host_banned=self.reputations.is_host_banned(address.host),
                 existing_peer_id=None if existing is None else existing.peer_id,
-                existing_is_live=existing is not None and existing.is_live,
+                existing_is_live=bool(is_kept),  # one under a former id of ours is as if dead
                 sessions=len(self.table),
                 dials=dials,
                 max_connections=self._config.max_connections,
@@ -321,13 +320,15 @@ class Peers:
             levels=self._config.backpressure,
             rate_limit_factor=self._config.peer_options.enforced_factor,
             transport=opening.transport,
+            own_id=opening.own_id or self.own_ids.current,
         )
         old = resolution.old if isinstance(resolution, Supersedes) else None
+        is_other = old is not None and old.own_id != session.own_id
         self.table.insert(session)
         self._hosts.take(session.host)
-        if old is not None and old.transport is TransportKind.RELAY and old.is_live:
+        if old and old.is_live and (is_other or old.transport is TransportKind.RELAY):
             self._moving.add(old)
-            old.move_to(session)
+            (old.retire if is_other else old.move_to)(session)
         elif old is not None:
             self._discard(old, RemovalReason.SUPERSEDED)
         self.totals.admitted += 1
@@ -353,7 +354,7 @@ class Peers:
 
     def _admit(self, opening: Opening, peer_id: PeerId, *, greeted: bool) -> Resolution[Session]:
         resolution = self.table.resolve(
-            own_id=self.own_id,
+            own_id=opening.own_id or self.own_ids.current,
             peer_id=peer_id,
             is_outbound=opening.is_outbound,
             transport=opening.transport,
@@ -364,7 +365,7 @@ class Peers:
         error = refuse_session(
             SessionFacts(
                 peer_id=peer_id,
-                is_own_id=peer_id == self.own_id,
+                is_own_id=peer_id in self.own_ids,
                 is_banned=self.reputations.is_banned(peer_id)
                 or self.reputations.is_host_banned(opening.host or ""),
                 resolution=resolution,
@@ -504,6 +505,8 @@ class Peers:
     def _discard(self, session: Session, reason: RemovalReason) -> None:
         # The table no longer holds the session. The rest in the order of CON-115-X.
         shutdown = reason is RemovalReason.SHUTDOWN
+        if session.predecessor is not None and not shutdown:
+            self.session_ended(session.predecessor.old, reason)
         session.end(ChannelClosed() if shutdown else PeerNotConnected(session.peer_id))
         assert self._observer is not None
         self._observer.peer_down(session)

@@ -25,6 +25,7 @@ from dig_gossip.connection.lanes import Lanes, Offer
 from dig_gossip.connection.rate_limit import InboundLimiter, OutboundLimiter, Verdict
 from dig_gossip.connection.rate_table import max_frame_size, receive_rows, send_rows
 from dig_gossip.connection.requests import PendingRequests
+from dig_gossip.connection.retirement import Retirement
 from dig_gossip.connection.session_owner import RemovalReason, SessionOwner
 from dig_gossip.connection.transfers import Reassembly
 from dig_gossip.connection.websocket import PeerWebSocket
@@ -111,8 +112,10 @@ class Session:
         levels: BackpressureConfig | None = None,
         rate_limit_factor: float | None = None,
         transport: TransportKind = TransportKind.DIRECT,
+        own_id: PeerId,
     ) -> None:
         self.peer_id = peer_id
+        self.own_id = own_id
         self.address = address
         self.is_outbound = is_outbound
         self.remote = remote
@@ -159,6 +162,8 @@ class Session:
         self._judged = 0  # opcode of the last message that was large enough to be asked about
         self._pulse: Timer | None = None
         self._successor: Session | None = None
+        self._retirement: Retirement | None = None
+        self.predecessor: Retirement | None = None  # of the session in whose place this one is
         self._ended = False
 
     def start(self) -> None:
@@ -328,6 +333,8 @@ class Session:
         self._reassembly.clear()
         if self._pulse is not None:
             self._pulse.cancel()
+        if self._retirement is not None:
+            self._retirement.stop()
         if self._successor is not None:
             return  # whose requests these are now
         for waiter in self._requests.drain():
@@ -357,6 +364,12 @@ class Session:
 
     def _moved(self) -> None:
         self._owner.session_ended(self, RemovalReason.MOVED)
+
+    def retire(self, heir: Session) -> None:
+        """Let a session under another id of ours take the place of this one."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+        self._retirement = Retirement(self, heir, self._clock, self._moved)
 
     # -- receiving: the websocket's Receiver
 
@@ -428,10 +441,13 @@ class Session:
         if opcode == _CHUNK:
             self._chunk_received(message)
             return
-        if message.id is not None and self._answered(message):
-            return
-        if message.id is not None and self._etiquette is not None:
-            self._etiquette.asked(message.id)
+        if message.id is not None:
+            if self._answered(message):
+                return
+            if self._etiquette is not None:
+                self._etiquette.asked(message.id)
+            if self.predecessor is not None:
+                self.predecessor.asked.add(message.id)
         if not self.tolerates_dig and is_dig(opcode):
             self.tolerates_dig = True
             self._etiquette = None

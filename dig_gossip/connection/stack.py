@@ -21,7 +21,7 @@ from dig_gossip.util.clock import Clock
 class PeerStack:
     """Makes factories that serve one connection each.
 
-    :param tls: our side of TLS; another identity is another stack.
+    :param tls: our side of TLS.
     """
 
     def __init__(self, tls: PeerTLS, clock: Clock, transports: OpenTransports) -> None:
@@ -33,7 +33,8 @@ class PeerStack:
     def factory(self, opening: Opening) -> FastTLSFactory:
         """Make the factory of an opening's connection; outbound openings are clients."""
         is_client = opening.is_outbound
-        inner = _OneConnection(self._clients if is_client else self._servers, opening)
+        websockets = self._clients if is_client else self._servers
+        inner = _OneConnection(websockets, opening, self.tls)
         factory = FastTLSFactory(self.tls, is_client, inner, clock=cast(Any, self._clock.reactor))
         factory.noisy = False
         return factory
@@ -44,14 +45,17 @@ class _OneConnection(Factory):
 
     noisy = False
 
-    def __init__(self, websockets: PeerClientFactory | PeerServerFactory, opening: Opening) -> None:
+    def __init__(
+        self, websockets: PeerClientFactory | PeerServerFactory, opening: Opening, tls: PeerTLS
+    ) -> None:
         self._websockets = websockets
         self._opening = opening
+        self._tls = tls
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # Any: Autobahn has no types
         if isinstance(self._websockets, PeerClientFactory):
             protocol: Any = self._websockets.make(self._opening.address, self._opening)
         else:
             protocol = self._websockets.make(cast(IAddress, addr), self._opening)
-        self._opening.attach(protocol)
+        self._opening.attach(protocol, self._tls.identity.peer_id)  # TLS begins in this turn
         return protocol

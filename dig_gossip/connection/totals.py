@@ -5,7 +5,9 @@ Source: behaviour CON-006.3, STA-101-X.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from collections.abc import Iterable
 
 from dig_gossip.connection.lanes import Waits
 from dig_gossip.connection.session import Session
@@ -46,6 +48,16 @@ class Totals:
         self.unsent: Counter[str] = Counter()
         self.waited = [Waits() for _ in MessagePriority]
         self.left = [Waits() for _ in MessagePriority]
+
+    def plus(self, sessions: Iterable[Session]) -> Totals:
+        """The same with sessions that live."""
+        total = copy.copy(self)
+        total.waited = copy.deepcopy(self.waited)
+        total.left = copy.deepcopy(self.left)
+        total.unsent = self.unsent.copy()
+        for session in sessions:
+            total.fold(session)
+        return total
 
     def fold(self, session: Session) -> None:
         """Add the counters of a session, at its end or for a sum."""

@@ -42,7 +42,7 @@ class TunneledConnections:
         peers = self._peers
         return (
             peers.running
-            and peer_id != peers.own_id
+            and peer_id not in peers.own_ids
             and not peers.reputations.is_banned(peer_id)
             and self.room(is_outbound=is_outbound) > 0
         )

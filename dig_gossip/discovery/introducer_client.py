@@ -69,6 +69,7 @@ class IntroducerClient:
         self._stopped = False
         self._timer: Timer | None = None
         self._automatic: Deferred[None] | None = None
+        self._is_outdated = False  # what is being registered at this moment
 
     def query(self) -> Deferred[list[TimestampedPeerInfo]]:
         """Ask for peers.
@@ -100,9 +101,13 @@ class IntroducerClient:
 
     def register_soon(self) -> None:
         """Register now: our address or our certificate is another one."""
-        if self._timer is not None and self._automatic is None:
-            self._timer.cancel()
-            self.start()
+        if self._timer is None:
+            return
+        if self._automatic is not None:
+            self._is_outdated = True
+            return
+        self._timer.cancel()
+        self.start()
 
     def stop(self) -> None:
         """Break off what is under way, and register no more."""
@@ -165,6 +170,8 @@ class IntroducerClient:
 
     def _again(self, delay: float) -> None:
         self._automatic = None
+        if self._is_outdated:
+            self._is_outdated, delay = False, 0.0
         if self._timer is not None:
             self._timer = self._clock.call_later(delay, self._register)
 

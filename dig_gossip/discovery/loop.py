@@ -410,7 +410,7 @@ class DiscoveryLoop:
 
     def _found(self, peer_id: PeerId, dial: Dial) -> None:
         self._probing = None
-        if peer_id == self._peers.own_id:
+        if peer_id in self._peers.own_ids:
             self._is_own(dial.address)
             return
         self._dialer.backoff.succeeded(dial.address)

@@ -196,6 +196,17 @@ class RelayClient:
                 self._retry.cancel()
             self._connect()
 
+    def rotated(self) -> None:
+        """Leave, and come again under the id that we have now; also after it was given up."""
+        if self.state is RelayState.DISABLED:
+            return
+        self._perform(self._membership.leave())
+        self._drop(RelayError("the node has another id"), is_failure=False)
+        if self._retry is not None:
+            self._retry.cancel()
+        self._reconnection.restart()
+        self._connect()
+
     # -- questions
 
     @property
@@ -275,6 +286,7 @@ class RelayClient:
         assert self._socket is not None
         self.state = RelayState.REGISTERING
         self._socket.outbox.on_room = self.hub.pump
+        self.hub.begin()
         own_id = self._tls.identity.peer_id
         self._perform(self._membership.begin(own_id, self._listen_addrs()))
 

@@ -54,13 +54,13 @@ class Contacts:
 
     Bounded: as the relay's list, 1000 peers.
 
-    :param own_id: ours; the smaller id leads.
+    :ivar own_id: ours; the smaller id leads.
     :param prefer_relay: tunnels even to peers that can be dialed.
     :param now: monotonic seconds.
     """
 
     def __init__(self, own_id: PeerId, *, prefer_relay: bool, now: Callable[[], float]) -> None:
-        self._own_id = own_id
+        self.own_id = own_id
         self._prefer_relay = prefer_relay
         self._now = now
         self._contacts: dict[PeerId, _Contact] = {}
@@ -79,7 +79,7 @@ class Contacts:
         if len(self._contacts) < MAX_PEERS:
             self._contacts[peer] = _Contact(addresses, self._now())
             contact = self._contacts[peer]
-            if not self._can_dial(contact) and self._own_id > peer:
+            if not self._can_dial(contact) and self.own_id > peer:
                 contact.not_before += PATIENCE_SECS
 
     def left(self, peer: PeerId) -> None:

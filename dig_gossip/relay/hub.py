@@ -23,6 +23,7 @@ from dig_gossip.relay.tunnel import (
     Received,
     TunnelEffect,
     Tunnels,
+    TunnelState,
 )
 from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.clock import Clock, Timer
@@ -102,6 +103,15 @@ class TunnelHub:
 
     def __len__(self) -> int:
         return len(self._tunnels)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a tunnel is on its way to being open."""
+        return any(tunnel.state is TunnelState.OPENING for tunnel in self._tunnels)
+
+    def begin(self) -> None:
+        """A registration begins, perhaps under another id than the last one."""
+        self._tunnels.own_id = self._stack.tls.identity.peer_id
 
     def __contains__(self, peer: PeerId) -> bool:
         return self._tunnels.get(peer) is not None

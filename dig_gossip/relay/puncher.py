@@ -126,6 +126,11 @@ class Puncher:
         if attempt.connecting is not None:
             attempt.connecting.cancel()
 
+    @property
+    def is_dialing(self) -> bool:
+        """Whether a punch is under way."""
+        return bool(self._attempts)
+
     def stop(self) -> None:
         """Stop dialing everybody."""
         for peer in list(self._attempts):

@@ -83,7 +83,7 @@ class Punching:
 
     Bounded: one for each relayed session; 4 under way at once.
 
-    :param own_id: ours; the smaller id asks first.
+    :ivar own_id: ours; the smaller id asks first.
     :param now: monotonic seconds.
     :ivar succeeded: upgrades, ever.
     :ivar failed: attempts that came to nothing, ever.
@@ -92,7 +92,7 @@ class Punching:
     def __init__(self, own_id: PeerId, *, now: Callable[[], float], rng: Random) -> None:
         self.succeeded = 0
         self.failed = 0
-        self._own_id = own_id
+        self.own_id = own_id
         self._now = now
         self._rng = rng
         self._upgrades: dict[PeerId, _Upgrade] = {}
@@ -162,7 +162,7 @@ class Punching:
             if now < upgrade.until:
                 continue
             if upgrade.state in (PunchState.IDLE, PunchState.FAILED):
-                if self._own_id < peer and self.under_way < MAX_PUNCHES:
+                if self.own_id < peer and self.under_way < MAX_PUNCHES:
                     upgrade.state = PunchState.REQUESTED
                     upgrade.until = now + ANSWER_TIMEOUT_SECS
                     upgrade.asked_at = now

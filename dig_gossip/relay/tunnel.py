@@ -215,7 +215,7 @@ class Tunnels:
     Bounded: 256 tunnels; 32 MiB received and not consumed, beyond which the tunnel that exceeds it
     is closed.
 
-    :param own_id: of this registration.
+    :ivar own_id: of this registration.
     :param may_accept: decides about a peer's wish for a tunnel.
     :param now: monotonic seconds.
     """
@@ -228,7 +228,7 @@ class Tunnels:
         now: Callable[[], float],
         rng: Random,
     ) -> None:
-        self._own_id = own_id
+        self.own_id = own_id
         self._may_accept = may_accept
         self._now = now
         self._rng = rng
@@ -260,7 +260,7 @@ class Tunnels:
 
     def open(self, peer: PeerId) -> list[TunnelEffect]:
         """Ask a peer for a tunnel; nothing if there is one, or no room for one."""
-        if peer in self._tunnels or peer == self._own_id or len(self._tunnels) >= MAX_TUNNELS:
+        if peer in self._tunnels or peer == self.own_id or len(self._tunnels) >= MAX_TUNNELS:
             return []
         tunnel = self._add(peer, self._rng.getrandbits(64), is_initiator=True)
         return [Emit(peer, bytes(Open(tunnel.tunnel_id)))]
@@ -373,7 +373,7 @@ class Tunnels:
         if tunnel is not None:
             if tunnel.tunnel_id == frame.tunnel_id and not tunnel.is_initiator:
                 return []  # repeated on the way
-            if tunnel.state is TunnelState.OPENING and self._own_id < peer:
+            if tunnel.state is TunnelState.OPENING and self.own_id < peer:
                 return []  # both want one: ours counts, the peer knows it
             # The peer has forgotten the tunnel, or its wish comes before ours.
             self._drop(tunnel)

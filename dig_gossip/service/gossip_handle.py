@@ -228,6 +228,22 @@ class GossipHandle:
         relaying = self._node.relaying
         return None if relaying is None else relaying.stats()
 
+    @_quick_method
+    def local_peer_id(self) -> PeerId:
+        """This node's id, at this moment: it changes if ``peer_id_rotation`` is configured."""
+        self._node  # noqa: B018 - raises unless the node runs
+        return self._service.peer_id
+
+    @_quick_method
+    def observe_rotation(self, observer: Callable[[PeerId, PeerId], object]) -> Callable[[], None]:
+        """Call ``observer(former, current)``, on the reactor's thread, after each rotation.
+
+        :returns: fires with a function that ends it.
+        Source: behaviour ROT-102-X.
+        """
+        self._node  # noqa: B018 - raises unless the node runs
+        return self._service.observe_rotation(observer)
+
     # -- inbound messages
 
     def inbound_receiver(self, *, lossless: bool = False) -> Subscription:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
@@ -48,6 +48,7 @@ from dig_gossip.errors import (
 from dig_gossip.privacy.onion_service import OnionService
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.relaying import Relaying
+from dig_gossip.service.rotating import Rotating
 from dig_gossip.service.router import Router
 from dig_gossip.service.subscriptions import Subscriptions
 from dig_gossip.tls.context import PeerTLS
@@ -59,6 +60,9 @@ from dig_gossip.util.clock import Clock
 from dig_gossip.util.deferreds import Observers, handled, returns_deferred
 from dig_gossip.util.tasks import Tasks
 from dig_gossip.wire.dig import RegisterPeer
+
+#: Is told the former id and the present one.
+RotationObserver: TypeAlias = Callable[[PeerId, PeerId], object]
 
 
 class Lifecycle(enum.Enum):
@@ -99,14 +103,42 @@ class GossipService(MultiService):
                 f"peer_id: the certificate's id is {self._identity.peer_id.hex()}; "
                 "leave peer_id out to use it"
             )
+        if config.peer_id is not None and _rotates(config):
+            raise InvalidConfig("peer_id: cannot be fixed while peer_id_rotation changes it")
         self._life = Lifecycle.CONSTRUCTED
         self._stopped: Observers[None] = Observers()
         self._node: Node | None = None
+        self._rotation_observers: list[RotationObserver] = []
 
     @property
     def peer_id(self) -> PeerId:
-        """This node's id."""
+        """This node's id, at this moment."""
         return self._identity.peer_id
+
+    def observe_rotation(self, observer: RotationObserver) -> Callable[[], None]:
+        """Call ``observer(former, current)`` whenever the node has taken another peer id.
+
+        By then every new connection shows the new id, and no session has moved yet. What the
+        observer raises is logged.
+
+        :returns: call it to observe no longer.
+        Source: behaviour ROT-102-X.
+        """
+        self._rotation_observers.append(observer)
+
+        def stop() -> None:
+            if observer in self._rotation_observers:
+                self._rotation_observers.remove(observer)
+
+        return stop
+
+    def _become(self, identity: Identity) -> None:
+        former, self._identity = self._identity.peer_id, identity
+        for observer in list(self._rotation_observers):
+            try:
+                observer(former, identity.peer_id)
+            except Exception:
+                self._log.failure("an observer of rotations failed", event="observer_failed")
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -225,6 +257,8 @@ class Node:
             reactor = global_reactor
         rng: random.Random = config.rng or random.SystemRandom()
         tls = PeerTLS(identity)
+        self._service = service
+        self._tls = tls
         self.config = config
         self.reactor = reactor
         self.clock = Clock(cast(IReactorTime, reactor))
@@ -278,6 +312,28 @@ class Node:
             self.listener.gate.take = self.relaying.take
         self.onion = self._onion()
         self.tasks = Tasks(self.clock)
+        self.rotating: Rotating | None = None
+        if config.peer_id_rotation is not None and _rotates(config):
+            self.rotating = Rotating(
+                config,
+                config.peer_id_rotation,
+                self.peers,
+                self.dialer,
+                self.clock,
+                rng,
+                relies_on_id=lambda: self.relaying is not None and self.relaying.relies_on_id,
+                adopt=self._adopt,
+            )
+
+    def _adopt(self, identity: Identity) -> None:
+        """Be somebody else from the next connection on, wherever it leads (TLS-102-X)."""
+        self._tls.become(identity)
+        self.peers.own_ids.become(identity.peer_id)
+        if self.relaying is not None:
+            self.relaying.rotated()
+        if self.introducer is not None:
+            self.introducer.register_soon()
+        self._service._become(identity)
 
     def _introducer(self, tls: PeerTLS, rng: random.Random) -> IntroducerClient | None:
         introducer = self.config.introducer
@@ -350,7 +406,7 @@ class Node:
 
         :raises GossipError: it is not.
         """
-        if peer_id == self.peers.own_id:
+        if peer_id in self.peers.own_ids:
             raise SelfConnection
         self.peers.check_not_banned(peer_id)
         if self.peers.table.get(peer_id) is not None:
@@ -414,6 +470,8 @@ class Node:
             bound = self.peers.bound
             target = LOOPBACK_OF.get(bound.host, bound.host)
             self.onion.start(tor.onion_port or bound.port, PeerAddress(target, bound.port))
+        if self.rotating is not None:
+            self.rotating.start()
 
     async def stop(self) -> None:
         """Take everything down in the order of behaviour §32; a failing step stops no other."""
@@ -423,6 +481,8 @@ class Node:
         await self._step("tasks", self.tasks.stop)
         await self._step("discovery", self.discovery.stop)
         await self._step("probes", self.probes.stop)
+        if self.rotating is not None:
+            await self._step("rotation", self.rotating.stop)
         if self.introducer is not None:
             await self._step("introducer", self.introducer.stop)
         await self._step("dials", self.dialer.stop)
@@ -461,3 +521,8 @@ class Node:
             timer.cancel()
 
         return gone.addCallback(done)
+
+
+def _rotates(config: GossipConfig) -> bool:
+    rotation = config.peer_id_rotation
+    return rotation is not None and rotation.is_active

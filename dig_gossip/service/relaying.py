@@ -68,6 +68,7 @@ class Relaying:
         unvouched: Callable[[Message], object],
     ) -> None:
         own_id = stack.tls.identity.peer_id
+        self._stack = stack
         self._config = config
         self._relay = relay
         self._peers = peers
@@ -86,7 +87,7 @@ class Relaying:
             rng,
             transports,
             network_id=config.handshake_string,
-            own_ids=lambda: frozenset({own_id}),
+            own_ids=peers.own_ids.all,
             listen_addrs=self._listen_addrs,
             bound=lambda: peers.bound if relay.hole_punching else None,
             routes=peers.routes,
@@ -117,6 +118,16 @@ class Relaying:
     def counters(self) -> dict[str, int]:
         """Upgrades of relayed sessions, for statistics."""
         return {"punches_ok": self._punching.succeeded, "punches_failed": self._punching.failed}
+
+    @property
+    def relies_on_id(self) -> bool:
+        """Whether somebody is on the way to us who expects the present id (ROT-101-X)."""
+        return self._puncher.is_dialing or self.client.hub.is_opening
+
+    def rotated(self) -> None:
+        """The node has another id: register under it."""
+        self._contacts.own_id = self._punching.own_id = self._stack.tls.identity.peer_id
+        self.client.rotated()
 
     def take(self, source: PeerAddress) -> object:
         """See :meth:`Puncher.take`."""

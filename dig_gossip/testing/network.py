@@ -365,6 +365,10 @@ class MemoryReactor:
         """Run soon."""
         self.callLater(0, function, *args, **kw)
 
+    def getThreadPool(self) -> _SameThread:
+        """What blocks happens at once, and its result comes in a later turn."""
+        return _SameThread()
+
     def listenTCP(
         self, port: Any, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
@@ -392,6 +396,24 @@ class MemoryReactor:
     def _port(self) -> int:
         self._ports += 1
         return self._ports
+
+
+class _SameThread:
+    """A thread pool without threads: the same seed gives the same run."""
+
+    def callInThreadWithCallback(
+        self,
+        onResult: Callable[[bool, Any], object],
+        func: Callable[..., Any],
+        *args: Any,
+        **kw: Any,
+    ) -> None:
+        try:
+            result = func(*args, **kw)
+        except Exception:
+            onResult(False, Failure())
+        else:
+            onResult(True, result)
 
 
 @implementer(IListeningPort)

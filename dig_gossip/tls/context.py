@@ -87,8 +87,8 @@ class PeerTLS:
     """Make the TLS side of peer connections, accepted and dialed, for one identity.
 
     For ``TLSMemoryBIOFactory`` and everything else in Twisted that takes a connection creator.
-    The two contexts are made once and shared by all connections; another identity is another
-    ``PeerTLS``.
+    The two contexts are made once and shared by all connections. Everything in a node that speaks
+    TLS has the same ``PeerTLS``, so that all take another identity at once (TLS-102-X).
 
     :param identity: shown to every peer.
     :param is_mutual: whether who connects to us has to show a certificate, too. Peers have to; at
@@ -96,9 +96,14 @@ class PeerTLS:
     """
 
     def __init__(self, identity: Identity, *, is_mutual: bool = True) -> None:
-        self.identity = identity
-        self._server = _context(SSL.TLS_SERVER_METHOD, identity, is_mutual=is_mutual)
+        self._is_mutual = is_mutual
+        self.become(identity)
+
+    def become(self, identity: Identity) -> None:
+        """Show another identity from the next connection on; those that exist are not touched."""
+        self._server = _context(SSL.TLS_SERVER_METHOD, identity, is_mutual=self._is_mutual)
         self._client = _context(SSL.TLS_CLIENT_METHOD, identity)
+        self.identity = identity
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Start the TLS side of an accepted connection."""

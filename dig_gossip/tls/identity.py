@@ -44,6 +44,9 @@ _TLS_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 #: A certificate or key file is a few KiB; more is somebody's mistake.
 _MAX_PEM_BYTES = 65_536
 
+#: Ends the names of files that wait to take the place of others.
+_NEXT = ".next"
+
 #: Ends every message about unusable files: the two ways out.
 _WAY_OUT = "restore it from a backup, or move {} away to start with a new identity"
 
@@ -222,6 +225,7 @@ def load_or_create_identity(cert_path: str, key_path: str) -> Identity:
         raise InvalidConfig("cert_path: set both cert_path and key_path, or neither")
     if os.path.abspath(cert_path) == os.path.abspath(key_path):
         raise InvalidConfig("key_path: must differ from cert_path")
+    _finish_replacement(cert_path, key_path)
     missing = [path for path in (cert_path, key_path) if not _present(path)]
     if not missing:
         return load_identity(cert_path, key_path)
@@ -231,6 +235,60 @@ def load_or_create_identity(cert_path: str, key_path: str) -> Identity:
     identity = generate_identity()
     _write_new(identity, cert_path, key_path)
     return identity
+
+
+def replace_identity(identity: Identity, cert_path: str, key_path: str) -> None:
+    """Put another identity in the place of the one in two files.
+
+    Two files cannot be replaced in one step. So both are complete on disk under names of their
+    own, ``….next``, before the key takes its place and then the certificate; a node that finds the
+    new key with the old certificate finishes the work. Whenever the machine dies, there is one
+    identity to start with, the old one or the new one.
+
+    Writes to the disk: call it in a thread.
+
+    :raises Io: a file cannot be written. What is there is one usable identity.
+    Source: behaviour PRV-007.
+    """
+    _finish_replacement(cert_path, key_path)
+    folders = {_folder_of(key_path), _folder_of(cert_path)}
+    temporary = ""
+    try:
+        for path, content, mode in (
+            (key_path, identity.key_pem, 0o600),
+            (cert_path, identity.certificate_pem, 0o644),
+        ):
+            temporary = _write_temporary(path, content, mode)
+            os.replace(temporary, path + _NEXT)
+        for folder in folders:
+            _sync_folder(folder)
+        os.replace(key_path + _NEXT, key_path)
+        _sync_folder(_folder_of(key_path))
+        os.replace(cert_path + _NEXT, cert_path)
+        _sync_folder(_folder_of(cert_path))
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise Io(
+            f"cannot keep a new identity in {_folder_of(key_path)}: {exc.strerror}:"
+            " check permissions and space"
+        ) from exc
+
+
+def _finish_replacement(cert_path: str, key_path: str) -> None:
+    """Finish what :func:`replace_identity` has begun and a dying machine has interrupted."""
+    successor = cert_path + _NEXT
+    if not (_present(successor) and _present(key_path)):
+        return
+    try:
+        Identity.from_pem(_read(successor), _read(key_path))
+    except ClientError:
+        return  # the key is the old one: nothing has been replaced yet
+    try:
+        os.replace(successor, cert_path)
+    except OSError as exc:
+        raise Io(f"cannot write {cert_path}: {exc.strerror}: check permissions") from exc
+    _sync_folder(_folder_of(cert_path))
 
 
 def _present(path: str) -> bool:

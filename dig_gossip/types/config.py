@@ -557,11 +557,7 @@ def _is_private(address: PeerAddress) -> bool:
 
 
 #: Features that can be configured and do not exist yet, with the test whether one is asked for.
-_NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {
-    "peer_id_rotation": lambda config: (
-        config.peer_id_rotation is not None and config.peer_id_rotation.is_active
-    ),
-}
+_NOT_YET: Final[Mapping[str, Callable[[GossipConfig], bool]]] = {}
 
 #: Their names, for documentation.
 FEATURES_NOT_YET: Final[frozenset[str]] = frozenset(_NOT_YET)

@@ -21,6 +21,7 @@ from tests.connection import ManualTime, peer
 
 DIRECT, RELAY, TOR = TransportKind.DIRECT, TransportKind.RELAY, TransportKind.TOR
 HERE = PeerAddress("192.0.2.1", DEFAULT_P2P_PORT)
+OWN = peer(0)
 
 
 @attrs.define(eq=False)
@@ -33,6 +34,7 @@ class FakeSession:
     opened_at: float = 1000.0
     is_live: bool = True
     transport: TransportKind = DIRECT
+    own_id: PeerId = OWN
 
 
 class PeerTableTests(SynchronousTestCase):
@@ -194,6 +196,7 @@ class ResolveTests(SynchronousTestCase):
         old_transport: TransportKind = DIRECT,
         transport: TransportKind = DIRECT,
         greeted: bool = False,
+        former_id: PeerId | None = None,
     ) -> str:
         """Put a session in, resolve another one against it; return which one stays."""
         time = ManualTime()
@@ -205,6 +208,7 @@ class ResolveTests(SynchronousTestCase):
             opened_at=time.seconds,
             is_live=is_live,
             transport=old_transport,
+            own_id=former_id or own_id,
         )
         table.insert(old)
         time.seconds += age
@@ -230,6 +234,27 @@ class ResolveTests(SynchronousTestCase):
                 own_id=peer(1), peer_id=peer(2), is_outbound=is_outbound, transport=DIRECT
             )
             self.assertEqual(resolution, Vacant())
+
+    def test_session_under_another_id_of_ours_is_replaced(self) -> None:
+        """For the other end the two are with different peers: it closes neither.  PRV-007.1"""
+        for is_outbound in (True, False):
+            for old_is_outbound in (True, False):
+                for age in (1, GLARE_WINDOW_SECS):
+                    self.assertEqual(
+                        self.resolve(
+                            former_id=peer(9),
+                            is_outbound=is_outbound,
+                            old_is_outbound=old_is_outbound,
+                            age=age,
+                        ),
+                        "new",
+                    )
+        self.assertEqual(
+            self.resolve(
+                former_id=peer(9), is_outbound=False, old_is_outbound=True, transport=RELAY
+            ),
+            "old",
+        )
 
     def test_glare_keeps_the_session_of_the_smaller_dialer(self) -> None:
         """In all four positions the session dialed by the smaller id stays.  CON-105-X (a)"""

@@ -125,6 +125,7 @@ class Node:
             is_outbound=is_outbound,
             opened_at=self.now(),
             transport=wire.transport,
+            own_id=self.own_id,
         )
         wire.ends[self.own_id] = session
         self.wires[session] = wire

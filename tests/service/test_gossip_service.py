@@ -20,7 +20,6 @@ from dig_gossip import (
     Io,
     Lifecycle,
     Message,
-    PeerIdRotationConfig,
     PeerNotConnected,
     PeerOptions,
     RequestTimeout,
@@ -227,12 +226,6 @@ class LifecycleTests(NetworkCase):
 
 class ConfigurationTests(NetworkCase):
     """What the constructor refuses."""
-
-    def test_features_of_later_versions_are_refused_by_name(self) -> None:
-        """Never pretend.  API-003"""
-        config = GossipConfig(peer_id_rotation=PeerIdRotationConfig())
-        error = self.assertRaises(InvalidConfig, GossipService, config)
-        self.assertIn("not available yet", str(error))
 
     def test_peer_id_must_be_the_certificates(self) -> None:
         """A given id that is not ours is a mistake.  behaviour 2"""

@@ -34,6 +34,7 @@ from dig_gossip.tls.identity import (
     load_or_create_identity,
     peer_id_from_certificate,
     peer_id_from_spki,
+    replace_identity,
 )
 from tests import vectors
 
@@ -387,6 +388,34 @@ class IdentityFileTests(SynchronousTestCase):
         self.crash_at(2)
         self.assertTrue(os.path.exists(self.key))
         self.refuse(Io, "node.crt is missing", "move node.key away")
+
+    def test_power_cut_at_any_rename_of_a_replacement_leaves_one_identity(self) -> None:
+        """The old one or the new one, whole; and the next replacement works.  PRV-007"""
+        seen = set()
+        for rename in range(1, 5):
+            first = load_or_create_identity(self.cert, self.key)
+            second, third = generate_identity(), generate_identity()
+            broken = self.fail_at(rename, os.replace, PowerCut)
+            with mock.patch.object(os, "replace", broken), self.assertRaises(PowerCut):
+                replace_identity(second, self.cert, self.key)
+            found = load_or_create_identity(self.cert, self.key)
+            self.assertIn(found, (first, second))
+            seen.add(found == first)
+            replace_identity(third, self.cert, self.key)
+            self.assertEqual(load_identity(self.cert, self.key), third)
+            self.assertEqual(os.stat(self.key).st_mode & 0o777, 0o600)
+        self.assertEqual(seen, {True, False})
+
+    def test_replacement_that_cannot_be_written_changes_nothing(self) -> None:
+        """A full disk keeps the old identity.  PRV-007"""
+        first = load_or_create_identity(self.cert, self.key)
+        broken = self.fail_at(2, os.replace, OSError)
+        with mock.patch.object(os, "replace", broken):
+            error = self.assertRaises(
+                Io, replace_identity, generate_identity(), self.cert, self.key
+            )
+        self.assertIn("No space left", str(error))
+        self.assertEqual(load_or_create_identity(self.cert, self.key), first)
 
     def test_unwritable_folder_is_reported(self) -> None:
         """A folder that cannot be made is an error that names it.  CON-009.3"""

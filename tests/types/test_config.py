@@ -550,9 +550,7 @@ class EffectiveValueTests(ConfigTestCase):
 class AvailabilityTests(SynchronousTestCase):
     """Valid settings whose feature does not exist yet."""
 
-    WANTED: dict[str, object] = {
-        "peer_id_rotation": PeerIdRotationConfig(),
-    }
+    WANTED: dict[str, object] = {}
 
     def test_the_default_asks_for_nothing_that_is_missing(self) -> None:
         """GossipConfig() alone can be started.  API-003"""
