@@ -179,6 +179,7 @@ class Soak:
         for call in self.own_timers:
             if call.active():
                 call.cancel()
+        self.own_timers.clear()  # a call that was made still refers to its transport
         await deferLater(self.reactor, 0.5)
 
     def look_around(self, descriptors: set[str], readers: set[Any]) -> None:
