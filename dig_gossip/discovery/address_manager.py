@@ -90,6 +90,8 @@ _TEST_WINDOW: Final = 40 * 60
 _STALE_AGE: Final = 14 * DAY
 _LOW: Final = 2**32 - 1
 _WORD: Final = 2.0**64
+#: By what a selection chance grows with each draw; from a point on whatever may be dialed is taken.
+_FACTORS: Final = tuple(1.2 ** min(draw, 1000) for draw in range(MAX_SELECTION_DRAWS))
 
 
 class AddressManager:
@@ -329,22 +331,23 @@ class AddressManager:
         if not networks:
             return None
         count = len(networks)
-        now = int(self._unix())
         is_excluded = self._is_excluded
-        factor = 1.0
+        now: int | None = None
         last: ExtendedPeerInfo | None = None
-        for _ in range(MAX_SELECTION_DRAWS):
+        for factor in _FACTORS:
             word = next_word()  # half of it draws the network, half of it the slot
             lying = networks[(word & _LOW) * count >> 32].lying
             info = lying[(word >> 32) * len(lying) >> 32].info
-            if is_excluded is None or not is_excluded(info.address):
-                if not info.last_try:
-                    return info
-                chance = factor * info.selection_chance(now)
-                if chance >= 1.0 or next_word() < chance * _WORD:
-                    return info
-                last = info
-            factor *= 1.2
+            if is_excluded is not None and is_excluded(info.address):
+                continue
+            if not info.last_try:
+                return info
+            if now is None:
+                now = int(self._unix())
+            chance = factor * info.selection_chance(now)
+            if chance >= 1.0 or next_word() < chance * _WORD:
+                return info
+            last = info
         return last
 
     def get_peers(self, maximum: int = MAX_PEERS_PER_ANSWER) -> list[KnownAddress]:
