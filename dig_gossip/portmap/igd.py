@@ -37,6 +37,8 @@ def has_miniupnpc() -> bool:
 
 
 def _make_upnp() -> Any:  # Any: miniupnpc has no types
+    if not has_miniupnpc():
+        raise MappingFailed(MISSING)
     import miniupnpc
 
     upnp = miniupnpc.UPnP()
@@ -55,7 +57,6 @@ class Igd:
     :param host: our own IPv4 address; empty for what miniupnpc finds.
     :param port: where we listen.
     :param suggested: the external port wished for; another one if somebody has it.
-    :param make_upnp: makes miniupnpc's object.
     """
 
     name = "upnp"
@@ -68,7 +69,6 @@ class Igd:
         port: int,
         suggested: int,
         rng: random.Random,
-        make_upnp: Callable[[], Any] = _make_upnp,
     ) -> None:
         self._reactor = reactor
         self._gateway = gateway
@@ -76,7 +76,6 @@ class Igd:
         self._port = port
         self._wish = suggested
         self._rng = rng
-        self._make_upnp = make_upnp
         self._external: PeerAddress | None = None
         # Of the thread. One that outlives a cancelled call must not meet the next one.
         self._turn = threading.Lock()
@@ -122,10 +121,12 @@ class Igd:
         return external
 
     def _discover(self) -> Any:
-        if self._make_upnp is _make_upnp and not has_miniupnpc():
-            raise MappingFailed(MISSING)
-        upnp = self._make_upnp()
-        if not upnp.discover():
+        upnp = _make_upnp()
+        try:
+            found = upnp.discover()
+        except Exception:  # with texts such as "Success", if nobody answers
+            found = 0
+        if not found:
             raise MappingFailed("no device answers")
         url = str(upnp.selectigd())
         device = urlsplit(url).hostname

@@ -47,18 +47,24 @@ class Pcp:
         self._wish = PeerAddress(_ANY, suggested)
         self._nonce = nonce
         self._epoch = Epoch(is_kept_pcp, now=now)
-        self._asked = False
+        self._may_hold = False
 
     async def map(self) -> Mapping:
         """See :class:`Method`; afterwards the same external address is wished for."""
-        self._asked = True
-        response = await self._ask(pcp.Opcode.MAP, LIFETIME_SECS, ATTEMPTS)
+        held, self._may_hold = self._may_hold, True  # also if we are cancelled
+        try:
+            return self._granted(await self._ask(pcp.Opcode.MAP, LIFETIME_SECS, ATTEMPTS))
+        except MappingFailed:
+            self._may_hold = held
+            raise
+
+    def _granted(self, response: pcp.Response) -> Mapping:
         self._is_same_table(response)  # the mapping is there, whatever was before
         _check(response.result, pcp.RESULTS)
         if response.external is None or not response.external.port:
             raise MappingFailed("the gateway names no external port")
-        self._wish = response.external
         lifetime = bounded_lifetime(response.lifetime)
+        self._wish = response.external
         return Mapping(method=self.name, external=response.external, lifetime=lifetime)
 
     async def is_intact(self) -> bool:
@@ -67,7 +73,7 @@ class Pcp:
 
     async def release(self) -> None:
         """See :class:`Method`."""
-        if self._asked:
+        if self._may_hold:
             response = await self._ask(pcp.Opcode.MAP, 0, _LAST_ATTEMPTS)
             _check(response.result, pcp.RESULTS)
 
@@ -78,9 +84,11 @@ class Pcp:
             response = pcp.parse_response(datagram, self._nonce, self._port)
         except ClientError:
             return False
+        if response.epoch is None:
+            return False
         if response.opcode == pcp.Opcode.ANNOUNCE:
             return True
-        return response.external is not None and response.external != self._wish
+        return response.external not in (None, self._wish)
 
     async def _ask(self, opcode: pcp.Opcode, lifetime: int, attempts: int) -> pcp.Response:
         host = self._link.host
@@ -122,24 +130,28 @@ class NatPmp:
         self._wish = suggested
         self._epoch = Epoch(is_kept_natpmp, now=now)
         self._host = ""
-        self._asked = False
+        self._may_hold = False
 
     async def map(self) -> Mapping:
         """See :class:`Method`; afterwards the same external port is wished for."""
         host, _ = await self._address()
-        self._asked = True
-        response = await self._map(self._wish, LIFETIME_SECS, ATTEMPTS)
+        held, self._may_hold = self._may_hold, True  # also if we are cancelled
+        try:
+            return self._granted(host, await self._map(self._wish, LIFETIME_SECS, ATTEMPTS))
+        except MappingFailed:
+            self._may_hold = held
+            raise
+
+    def _granted(self, host: str, response: natpmp.MapResponse) -> Mapping:
         if response.epoch is not None:
             self._epoch.told(response.epoch)
         _check(response.result, natpmp.RESULTS)
         if not response.external_port:
             raise MappingFailed("the gateway names no external port")
+        lifetime = bounded_lifetime(response.lifetime)
         self._host, self._wish = host, response.external_port
-        return Mapping(
-            method=self.name,
-            external=PeerAddress(host, response.external_port),
-            lifetime=bounded_lifetime(response.lifetime),
-        )
+        external = PeerAddress(host, response.external_port)
+        return Mapping(method=self.name, external=external, lifetime=lifetime)
 
     async def is_intact(self) -> bool:
         """See :class:`Method`."""
@@ -148,7 +160,7 @@ class NatPmp:
 
     async def release(self) -> None:
         """See :class:`Method`."""
-        if self._asked:
+        if self._may_hold:
             _check((await self._map(0, 0, _LAST_ATTEMPTS)).result, natpmp.RESULTS)
 
     async def _address(self) -> tuple[str, bool]:
