@@ -15,7 +15,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.logger import globalLogBeginner
+from twisted.logger import ILogObserver, globalLogBeginner
+from zope.interface import implementer
 
 from dig_gossip import GossipConfig, GossipService
 
@@ -26,7 +27,7 @@ EVENTS = {
     "port_mapping_failed": ("error",),
     "port_mapping_shaky": ("error",),
     "port_mapping_left": ("error",),
-    "session_started": ("direction",),
+    "session_opened": ("direction",),
     "node_stopped": (),
 }
 
@@ -36,6 +37,7 @@ def say(**fields: Any) -> None:
     print(json.dumps(fields), flush=True)
 
 
+@implementer(ILogObserver)
 def observe(event: dict[str, Any]) -> None:
     """Print a log record, if a test reads it; complain about those that tell of a mistake."""
     name = event.get("event", "")
