@@ -12,7 +12,7 @@ from dig_gossip.testing.network import MemoryNode, MemoryReactor
 from dig_gossip.types.config import GossipConfig, IntroducerConfig, RelayConfig, TorConfig
 from dig_gossip.types.peer import PeerAddress
 from dig_gossip.wire.dig import RegisterPeer
-from tests.discovery.test_introducer_client import Scripted
+from tests.discovery.test_introducer_client import IntroducerCase, Scripted
 from tests.network_case import NetworkCase
 from tests.portmap.gateway import Row, SimulatedGateway, UDPPort
 from tests.service.test_relaying import RelayCase
@@ -24,6 +24,8 @@ class MappedCase(NetworkCase):
     """Every node that asks has the same gateway, on which port 9444 is taken."""
 
     def setUp(self) -> None:
+        for name in ("listenUDP", "gateway", "sockets", "refuses"):
+            self.addCleanup(delattr, MemoryReactor, name)  # after the nodes have stopped
         super().setUp()
         self.gateway = SimulatedGateway(self.network.clock, "pcp", "nat-pmp")
         self.gateway.rows[9444] = Row("192.168.1.7", 9444, b"", 1e9)
@@ -44,7 +46,6 @@ class MappedCase(NetworkCase):
         }
         for name, part in parts.items():
             setattr(MemoryReactor, name, part)
-            self.addCleanup(delattr, MemoryReactor, name)
 
     def mapped(self, method: str = "auto", **options: Any) -> MemoryNode:
         """A started node that asks for a port."""
@@ -117,18 +118,6 @@ class MappedTests(MappedCase):
         node = self.mapped()
         self.assertEqual(self.counter(node, "port_mapping.failed"), 1)
 
-    def test_the_introducer_is_told_at_once(self) -> None:
-        """Of each address that the gateway gets.  DSC-005, DSC-005.1"""
-        sink = Scripted(self)
-        self.mapped(introducer=IntroducerConfig(endpoint=sink.url))
-        self.network.advance(5)
-        self.gateway.external = "77.4.5.6"
-        self.network.advance(2 * CHECK_SECS)
-        self.gateway.restart()  # with PCP the address is seen when the mapping is made anew
-        self.network.advance(2 * CHECK_SECS)
-        bodies = [RegisterPeer.from_bytes(m.data) for m in sink.heard if m.type == 218]
-        self.assertEqual((bodies[-1].ip, bodies[-1].port), ("77.4.5.6", MAPPED.port))
-
     def test_nothing_is_asked_unless_it_is_wanted(self) -> None:
         """Nor where only Tor may lead.  TOR-101-X, NAT-102-X"""
         self.assertEqual(GossipConfig().port_mapping, "off")
@@ -169,3 +158,19 @@ class MappedRelayTests(RelayCase, MappedCase):
         told = other.service.node.relaying.client.peers()[node.peer_id]
         self.assertEqual(told, (PeerAddress(node.host, MAPPED.port),))
         self.assertEqual(node.service.node.relaying._external(), MAPPED)
+
+
+class MappedIntroducerTests(IntroducerCase, MappedCase):
+    """A node with an introducer and a mapping."""
+
+    def test_the_introducer_is_told_at_once(self) -> None:
+        """Of each address that the gateway gets.  DSC-005, DSC-005.1"""
+        sink = Scripted(self)
+        self.mapped(introducer=IntroducerConfig(endpoint=sink.url))
+        self.network.advance(5)
+        self.gateway.external = "77.4.5.6"
+        self.network.advance(2 * CHECK_SECS)
+        self.gateway.restart()  # with PCP the address is seen when the mapping is made anew
+        self.network.advance(2 * CHECK_SECS)
+        bodies = [RegisterPeer.from_bytes(m.data) for m in sink.heard if m.type == 218]
+        self.assertEqual((bodies[-1].ip, bodies[-1].port), ("77.4.5.6", MAPPED.port))
