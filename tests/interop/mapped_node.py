@@ -1,7 +1,7 @@
 """Both ends of the port mapping laboratory's tests.
 
 ``python -m tests.interop.mapped_node serve METHOD`` is a node that asks its gateway for a port. It
-prints, as one JSON object a line, what it logs of that, and each peer that comes; SIGTERM stops it.
+prints, as one JSON object a line, what it logs of that; SIGTERM stops it.
 
 ``python -m tests.interop.mapped_node dial HOST:PORT`` is a node outside: it connects there, says
 whom it found, and at which port that one says it can be dialed, and ends.
@@ -27,7 +27,6 @@ EVENTS = {
     "port_mapping_failed": ("error",),
     "port_mapping_shaky": ("error",),
     "port_mapping_left": ("error",),
-    "session_opened": ("direction",),
     "node_stopped": (),
 }
 

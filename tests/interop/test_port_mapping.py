@@ -174,7 +174,6 @@ class PortMappingTests(TestCase):
             self.assertEqual(mapped["address"], f"{lab.addr['nat_a']}:9444")
             self.assertEqual(gateway.targets(), [f"{lab.addr['a']}:9444"])
             self.dialed(lab, mapped)
-            node.event("session_opened")
             node.end()
             self.assertEqual(gateway.targets(), [])
 

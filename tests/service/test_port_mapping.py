@@ -12,7 +12,8 @@ from dig_gossip.testing.network import MemoryNode, MemoryReactor
 from dig_gossip.types.config import GossipConfig, IntroducerConfig, RelayConfig, TorConfig
 from dig_gossip.types.peer import PeerAddress
 from dig_gossip.wire.dig import RegisterPeer
-from tests.discovery.test_introducer_client import IntroducerCase, Scripted
+from tests.discovery.introducer_case import IntroducerCase
+from tests.discovery.test_introducer_client import Scripted
 from tests.network_case import NetworkCase
 from tests.portmap.gateway import Row, SimulatedGateway, UDPPort
 from tests.service.test_relaying import RelayCase
