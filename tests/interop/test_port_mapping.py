@@ -226,9 +226,9 @@ class PortMappingTests(TestCase):
         return self.run_here(self.two)
 
     def test_pcp_after_a_restart(self) -> Deferred[None]:
-        """The node has a port again, and tells the new address.  RFC 6887 §8.5, §14.1"""
+        """The node has a port again, and tells the new address.  behaviour §29; RFC 6887 §8.5, §14.1"""
         return self.run_here(self.moved, "pcp")
 
     def test_nat_pmp_after_a_restart(self) -> Deferred[None]:
-        """The same.  RFC 6886 §3.6"""
+        """The same.  behaviour §29; RFC 6886 §3.6"""
         return self.run_here(self.moved, "nat-pmp")

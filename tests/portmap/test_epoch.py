@@ -20,12 +20,12 @@ class EpochTests(SynchronousTestCase):
         return Epoch(rule, now=lambda: self.time)  # type: ignore[arg-type]
 
     def test_the_first_age_is_believed(self) -> None:
-        """There is nothing to compare it with.  RFC 6886 §3.6, RFC 6887 §8.5"""
+        """There is nothing to compare it with.  behaviour §29; RFC 6886 §3.6, RFC 6887 §8.5"""
         for rule in (is_kept_natpmp, is_kept_pcp):
             self.assertTrue(self.epoch(rule).told(0))
 
     def test_a_restart_is_seen_once(self) -> None:
-        """Afterwards the new age is what counts.  RFC 6886 §3.6, RFC 6887 §8.5"""
+        """Afterwards the new age is what counts.  behaviour §29; RFC 6886 §3.6, RFC 6887 §8.5"""
         for rule in (is_kept_natpmp, is_kept_pcp):
             epoch = self.epoch(rule)
             epoch.told(5000)
@@ -37,13 +37,13 @@ class EpochTests(SynchronousTestCase):
             self.assertTrue(epoch.told(63))
 
     def test_the_limits_of_nat_pmp(self) -> None:
-        """Seven eighths of the time, less two seconds.  RFC 6886 §3.6"""
+        """Seven eighths of the time, less two seconds.  behaviour §29; RFC 6886 §3.6"""
         self.assertTrue(is_kept_natpmp(100, 100 + 70 - 2, 80.0))
         self.assertFalse(is_kept_natpmp(100, 100 + 70 - 3, 80.0))
         self.assertTrue(is_kept_natpmp(100, 100_000, 80.0))
 
     def test_the_limits_of_pcp(self) -> None:
-        """A sixteenth and two seconds, both ways; one second backwards.  RFC 6887 §8.5"""
+        """A sixteenth and two seconds, both ways; one second backwards.  behaviour §29; RFC 6887 §8.5"""
         self.assertTrue(is_kept_pcp(100, 99, 0.0))
         self.assertFalse(is_kept_pcp(100, 98, 0.0))
         self.assertTrue(is_kept_pcp(100, 100 + 148, 160.0))
@@ -55,7 +55,7 @@ class EpochTests(SynchronousTestCase):
     def test_an_honest_clock_is_never_a_restart(
         self, before: int, elapsed: float, drift: float
     ) -> None:
-        """One that goes up to 6 % wrong and counts whole seconds.  RFC 6886 §3.6, RFC 6887 §8.5"""
+        """One that goes up to 6 % wrong and counts whole seconds.  behaviour §29; RFC 6886 §3.6, RFC 6887 §8.5"""
         now = before + int(elapsed * (1 + drift))
         self.assertTrue(is_kept_natpmp(before, now, elapsed))
         if drift > -0.058:

@@ -143,7 +143,7 @@ class IgdTests(SynchronousTestCase):
         self.assertEqual(list(self.upnp.rows), [first])
 
     def test_devices_without_leases_get_a_permanent_one(self) -> None:
-        """It is removed at the end all the same.  WANIPConnection:1 error 725"""
+        """It is removed at the end all the same.  behaviour §29; WANIPConnection:1 error 725"""
         self.upnp.only_permanent = True
         self.assertEqual(self.map().lifetime, LIFETIME_SECS)
         self.assertEqual(self.upnp.rows, {9444: (OURS, 9444, 0)})

@@ -92,7 +92,7 @@ class KeptTests:
         self.assertEqual(self.gateway.mapped, {})
 
     def test_it_is_renewed_at_half_of_its_life(self: Any) -> None:
-        """It never ends while the node runs, and nobody is told anything new.  RFC 6887 §11.2.1"""
+        """It never ends while the node runs, and nobody is told anything new.  behaviour §29; RFC 6887 §11.2.1"""
         self.start()
         for _ in range(100):
             self.reactor.advance(self.gateway.lifetime / 10)
@@ -103,7 +103,7 @@ class KeptTests:
         self.assertTrue(9 * 2 <= renewed <= 10 * 2, renewed)
 
     def test_a_short_life_is_renewed_in_time(self: Any) -> None:
-        """Even one that is shorter than the time between two looks.  RFC 6887 §11.2.1"""
+        """Even one that is shorter than the time between two looks.  behaviour §29; RFC 6887 §11.2.1"""
         self.gateway.lifetime = 20
         self.start()
         for _ in range(400):
@@ -112,7 +112,7 @@ class KeptTests:
         self.assertEqual(self.changes, [EXTERNAL])
 
     def test_lost_datagrams_are_repeated(self: Any) -> None:
-        """After 0.25, 0.5, 1 and 2 seconds.  RFC 6886 §3.1"""
+        """After 0.25, 0.5, 1 and 2 seconds.  behaviour §29; RFC 6886 §3.1"""
         self.gateway.lost = 4
         self.start()
         for at, count in ((0.24, 1), (0.26, 2), (0.74, 2), (0.76, 3), (1.76, 4), (3.74, 4)):
@@ -122,7 +122,7 @@ class KeptTests:
         self.assertEqual(self.changes, [EXTERNAL])
 
     def test_a_restart_of_the_gateway_is_noticed_by_its_age(self: Any) -> None:
-        """At the next look, a minute later, without any announcement.  RFC 6886 §3.6"""
+        """At the next look, a minute later, without any announcement.  behaviour §29; RFC 6886 §3.6"""
         self.start()
         self.reactor.advance(300)
         self.gateway.restart()
@@ -131,7 +131,7 @@ class KeptTests:
         self.assertEqual(self.changes, [EXTERNAL])
 
     def test_a_restart_that_is_announced_is_noticed_in_seconds(self: Any) -> None:
-        """And at another time by each host of the network.  RFC 6886 §3.2.1, RFC 6887 §14.1"""
+        """And at another time by each host of the network.  behaviour §29; RFC 6886 §3.2.1, RFC 6887 §14.1"""
         self.start()
         self.reactor.advance(30)
         self.gateway.restart()
@@ -140,7 +140,7 @@ class KeptTests:
         self.assertEqual(self.gateway.mapped, {9444: (OURS, 9444)})
 
     def test_another_external_address_is_followed(self: Any) -> None:
-        """The gateway says that there are news; we look which.  RFC 6886 §3.2.1"""
+        """The gateway says that there are news; we look which.  behaviour §29; RFC 6886 §3.2.1"""
         self.start()
         self.reactor.advance(30)
         self.gateway.external = "77.4.5.6"
@@ -149,7 +149,7 @@ class KeptTests:
         self.assertEqual(self.changes, [EXTERNAL, PeerAddress("77.4.5.6", 9444)])
 
     def test_others_announce_nothing(self: Any) -> None:
-        """Whoever is not the gateway does not make us ask.  RFC 6886 §3.2.1"""
+        """Whoever is not the gateway does not make us ask.  behaviour §29; RFC 6886 §3.2.1"""
         self.start()
         self.requests()
         self.reactor.announce(self.gateway.address_response(), "192.168.1.66")
@@ -157,7 +157,7 @@ class KeptTests:
         self.assertEqual(self.requests(), [])
 
     def test_announcements_do_not_make_us_hurry(self: Any) -> None:
-        """A flood of them costs at most a renewal in four seconds.  RFC 6887 §11.2.1"""
+        """A flood of them costs at most a renewal in four seconds.  behaviour §29; RFC 6887 §11.2.1"""
         self.start()
         self.requests()
         for _ in range(1000):
@@ -293,7 +293,7 @@ class PcpTests(KeptTests, MapperCase):
     speaks = ("pcp",)
 
     def test_another_nonce_is_not_ours(self) -> None:
-        """An answer that shows another one is ignored.  RFC 6887 §11.4"""
+        """An answer that shows another one is ignored.  behaviour §29; RFC 6887 §11.4"""
         self.gateway.lost = 1
         self.start()
         (request,) = self.requests()
@@ -303,7 +303,7 @@ class PcpTests(KeptTests, MapperCase):
         self.assertEqual(self.changes, [EXTERNAL])
 
     def test_every_mapping_has_a_nonce_of_its_own(self) -> None:
-        """Nobody can guess it from an earlier one.  RFC 6887 §11.2"""
+        """Nobody can guess it from an earlier one.  behaviour §29; RFC 6887 §11.2"""
         self.start()
         self.stop()
         self.mapper = PortMapper("pcp", self.clock, random.Random(2), self.changes.append)
@@ -312,7 +312,7 @@ class PcpTests(KeptTests, MapperCase):
         self.assertEqual(len(nonces), 2)
 
     def test_the_same_address_is_asked_for_again(self) -> None:
-        """A gateway that has forgotten us gives it back if it can.  RFC 6887 §11.2"""
+        """A gateway that has forgotten us gives it back if it can.  behaviour §29; RFC 6887 §11.2"""
         self.gateway.rows[9444] = Row("192.168.1.7", 9444, b"", 1e9)
         self.start()
         self.gateway.restart()
@@ -322,7 +322,7 @@ class PcpTests(KeptTests, MapperCase):
         self.assertEqual(self.requests()[-1][-4:], bytes((77, 1, 2, 3)))
 
     def test_what_the_gateway_says_unasked_of_our_mapping_is_followed(self) -> None:
-        """It has moved to another address.  RFC 6887 §14.2"""
+        """It has moved to another address.  behaviour §29; RFC 6887 §14.2"""
         self.start()
         self.reactor.advance(10)
         request = next(request for request in self.gateway.requests if len(request) == 60)
@@ -350,14 +350,14 @@ class NatPmpTests(KeptTests, MapperCase):
     speaks = ("nat-pmp",)
 
     def test_another_address_is_noticed_without_an_announcement(self) -> None:
-        """At the next look, a minute later.  RFC 6886 §3.2"""
+        """At the next look, a minute later.  behaviour §29; RFC 6886 §3.2"""
         self.start()
         self.gateway.external = "77.4.5.6"
         self.reactor.advance(CHECK_SECS + 1)
         self.assertEqual(self.changes, [EXTERNAL, PeerAddress("77.4.5.6", 9444)])
 
     def test_looking_renews_nothing(self) -> None:
-        """Two bytes a minute.  RFC 6886 §3.2"""
+        """Two bytes a minute.  behaviour §29; RFC 6886 §3.2"""
         self.start()
         self.requests()
         self.reactor.advance(10 * CHECK_SECS)
@@ -387,7 +387,7 @@ class OrderTests(MapperCase):
         self.assertEqual([request[0] for request in self.requests()], [2])
 
     def test_nat_pmp_is_next_without_a_delay(self) -> None:
-        """A gateway that only has the older one says so.  RFC 6887 appendix A"""
+        """A gateway that only has the older one says so.  behaviour §29; RFC 6887 appendix A"""
         self.gateway.speaks = {"nat-pmp"}
         self.start()
         assert self.mapper.mapping is not None
@@ -502,7 +502,7 @@ class RequestTests(MapperCase):
     """What is asked for."""
 
     def test_a_configured_external_port_is_wished_for(self) -> None:
-        """And two hours.  RFC 6886 §3.3"""
+        """And two hours.  behaviour §29; RFC 6886 §3.3"""
         self.start(suggested=7777)
         (request,) = self.requests()
         self.assertEqual(struct.unpack("!HH", request[40:44]), (9444, 7777))

@@ -50,7 +50,7 @@ class ResponseTests(SynchronousTestCase):
         )
 
     def test_a_refusal_may_be_short(self) -> None:
-        """Servers answer what they do not know with as little as a header.  RFC 6886 §3.5"""
+        """Servers answer what they do not know with as little as a header.  behaviour §29; RFC 6886 §3.5"""
         for size in (4, 8, 12, 16):
             datagram = (bytes.fromhex("0082 0002 00000064") + bytes(8))[:size]
             response = natpmp.parse_map_response(datagram, 9444)
@@ -58,7 +58,7 @@ class ResponseTests(SynchronousTestCase):
             self.assertEqual(response.epoch, 100 if size >= 8 else None)
 
     def test_a_server_of_pcp_alone_is_recognized(self) -> None:
-        """It answers in its own version.  RFC 6887 appendix A"""
+        """It answers in its own version.  behaviour §29; RFC 6887 appendix A"""
         datagram = bytes.fromhex("0280 0001 00000000 00000064") + bytes(12)
         response = natpmp.parse_address_response(datagram)
         self.assertEqual(response.result, natpmp.UNSUPPORTED_VERSION)

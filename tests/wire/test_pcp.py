@@ -87,19 +87,19 @@ class ResponseTests(SynchronousTestCase):
             self.assertEqual((read.result, read.external), (8, None))
 
     def test_a_server_of_nat_pmp_alone_is_recognized(self) -> None:
-        """It answers in its own version.  RFC 6887 appendix A"""
+        """It answers in its own version.  behaviour §29; RFC 6887 appendix A"""
         read = self.read(bytes.fromhex("0081 0001 00000064"))
         self.assertEqual((read.result, read.epoch), (pcp.UNSUPPORTED_VERSION, None))
 
     def test_only_our_nonce_protocol_and_port_are_ours(self) -> None:
-        """Whoever does not know the nonce cannot answer, refusals included.  RFC 6887 §11.4"""
+        """Whoever does not know the nonce cannot answer, refusals included.  behaviour §29; RFC 6887 §11.4"""
         for other in (mapping(nonce=bytes(12)), mapping(protocol=17), mapping(port=9445)):
             for result in (0, 8):
                 with self.assertRaises(ClientError):
                     self.read(response(result=result, body=other))
 
     def test_what_is_not_well_formed_is_refused(self) -> None:
-        """Requests, lengths, addresses that are not IPv4.  RFC 6887 §8.3"""
+        """Requests, lengths, addresses that are not IPv4.  behaviour §29; RFC 6887 §8.3"""
         good = response(body=mapping())
         for bad in (
             b"",
