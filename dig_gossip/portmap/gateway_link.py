@@ -70,27 +70,34 @@ class GatewayLink(DatagramProtocol):
         self._peer = (gateway, port)
         self._clock = clock
         self._unasked = unasked
+        self._interface = interface
         self._question: _Question[Any] | None = None
-        reactor: Any = clock.reactor  # Any: with IReactorUDP
+        self._port: Any = None
+        self.host = self._open()
+
+    def _open(self) -> str:
+        """Open the socket; returns the address that it sends from."""
+        reactor: Any = self._clock.reactor  # Any: with IReactorUDP
         try:
             # One byte more than any response has: what is longer is seen to be.
             self._port = reactor.listenUDP(
-                0, self, interface=interface, maxPacketSize=MAX_BYTES + 1
+                0, self, interface=self._interface, maxPacketSize=MAX_BYTES + 1
             )
         except Exception as error:  # CannotListenError; AttributeError of a reactor without UDP
             raise MappingFailed(f"no UDP socket: {error}") from error
         try:
-            self.transport.connect(gateway, port)  # type: ignore[union-attr]
-            self.host: str = self._port.getHost().host
+            self.transport.connect(*self._peer)  # type: ignore[union-attr]
+            return str(self._port.getHost().host)
         except Exception as error:  # no route to it
             handled(self.close())
-            raise MappingFailed(f"no way to the gateway {gateway}: {error}") from error
+            raise MappingFailed(f"no way to the gateway {self.gateway}: {error}") from error
 
     def close(self) -> Deferred[None]:
         """Close the socket; what is asked fails."""
         if self._question is not None:
             self._question.fail(MappingFailed("the socket is closed"))
-        closing = self._port.stopListening()
+        port, self._port = self._port, None
+        closing = None if port is None else port.stopListening()
         return closing if isinstance(closing, Deferred) else succeed(None)
 
     def ask(
@@ -105,6 +112,8 @@ class GatewayLink(DatagramProtocol):
         Cancellation: nothing is sent any more.
         """
         assert self._question is None, "one question at a time"
+        if self._port is None:
+            self.host = self._open()
         question: _Question[T] = _Question(self, request, read, attempts)
         self._question = question
         question.send()
@@ -138,6 +147,12 @@ class GatewayLink(DatagramProtocol):
     def connectionRefused(self) -> None:
         if self._question is not None:
             self._question.fail(MappingFailed("nothing listens there"))
+
+    def stopProtocol(self) -> None:
+        # Some reactors, epoll's among them, close a socket whose peer's port is closed.
+        if self._port is not None:
+            self._port = None
+            self.connectionRefused()
 
 
 class _Question(Generic[T]):

@@ -91,12 +91,12 @@ class Gateway:
         self._process: Any = None
         self._inside("nft", "-f", "-", stdin=CHAINS)
 
-    def start(self, external: str) -> None:
-        """Begin to map, from an external address."""
+    def start(self, external: str, *, natpmp: str = "yes") -> None:
+        """Begin to map, from an external address; by UPnP alone without NAT-PMP and PCP."""
         settings = self._folder / "miniupnpd.conf"
         settings.write_text(
             f"ext_ifname=wan\next_ip={external}\nlistening_ip=lan\nhttp_port=0\n"
-            "enable_natpmp=yes\nenable_upnp=yes\nsecure_mode=yes\nmin_lifetime=10\n"
+            f"enable_natpmp={natpmp}\nenable_upnp=yes\nsecure_mode=yes\nmin_lifetime=10\n"
             "uuid=00000000-0000-4000-8000-000000000001\n"
             "allow 1024-65535 192.168.0.0/16 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
         )
@@ -177,6 +177,14 @@ class PortMappingTests(TestCase):
             node.end()
             self.assertEqual(gateway.targets(), [])
 
+    def only_upnp(self) -> None:
+        """Nothing listens where PCP and NAT-PMP are asked."""
+        with laboratory() as lab:
+            Gateway(lab, self.folder).start(lab.addr["nat_a"], natpmp="no")
+            mapped = Program(lab, "a", "serve", "auto").event("port_mapped")
+            self.assertEqual(mapped["method"], "upnp")
+            self.dialed(lab, mapped)
+
     def two(self) -> None:
         """Two nodes behind one NAT both want port 9444."""
         with laboratory(lan_hosts=2) as lab:
@@ -221,12 +229,18 @@ class PortMappingTests(TestCase):
             raise SkipTest("miniupnpc is not installed: pip install dig-gossip[upnp]")
         return self.run_here(self.one, "upnp")
 
+    def test_auto_gets_to_upnp(self) -> Deferred[None]:
+        """A gateway whose port for the others is closed.  behaviour §29, design D17"""
+        if not has_miniupnpc():
+            raise SkipTest("miniupnpc is not installed: pip install dig-gossip[upnp]")
+        return self.run_here(self.only_upnp)
+
     def test_two_nodes_behind_one_gateway(self) -> Deferred[None]:
         """Each gets a port of its own, and tells that one.  behaviour §29"""
         return self.run_here(self.two)
 
     def test_pcp_after_a_restart(self) -> Deferred[None]:
-        """The node has a port again, and tells the new address.  behaviour §29; RFC 6887 §8.5, §14.1"""
+        """The node has a port again, and tells the new address.  behaviour §29"""
         return self.run_here(self.moved, "pcp")
 
     def test_nat_pmp_after_a_restart(self) -> Deferred[None]:

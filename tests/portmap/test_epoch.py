@@ -43,7 +43,7 @@ class EpochTests(SynchronousTestCase):
         self.assertTrue(is_kept_natpmp(100, 100_000, 80.0))
 
     def test_the_limits_of_pcp(self) -> None:
-        """A sixteenth and two seconds, both ways; one second backwards.  behaviour §29; RFC 6887 §8.5"""
+        """A sixteenth and two seconds, both ways; one second backwards.  behaviour §29"""
         self.assertTrue(is_kept_pcp(100, 99, 0.0))
         self.assertFalse(is_kept_pcp(100, 98, 0.0))
         self.assertTrue(is_kept_pcp(100, 100 + 148, 160.0))
@@ -55,7 +55,7 @@ class EpochTests(SynchronousTestCase):
     def test_an_honest_clock_is_never_a_restart(
         self, before: int, elapsed: float, drift: float
     ) -> None:
-        """One that goes up to 6 % wrong and counts whole seconds.  behaviour §29; RFC 6886 §3.6, RFC 6887 §8.5"""
+        """One that goes up to 6 % wrong and counts whole seconds.  behaviour §29"""
         now = before + int(elapsed * (1 + drift))
         self.assertTrue(is_kept_natpmp(before, now, elapsed))
         if drift > -0.058:

@@ -92,7 +92,7 @@ class KeptTests:
         self.assertEqual(self.gateway.mapped, {})
 
     def test_it_is_renewed_at_half_of_its_life(self: Any) -> None:
-        """It never ends while the node runs, and nobody is told anything new.  behaviour §29; RFC 6887 §11.2.1"""
+        """It never ends while the node runs, and nobody is told anything new.  behaviour §29"""
         self.start()
         for _ in range(100):
             self.reactor.advance(self.gateway.lifetime / 10)
@@ -103,7 +103,7 @@ class KeptTests:
         self.assertTrue(9 * 2 <= renewed <= 10 * 2, renewed)
 
     def test_a_short_life_is_renewed_in_time(self: Any) -> None:
-        """Even one that is shorter than the time between two looks.  behaviour §29; RFC 6887 §11.2.1"""
+        """Even one that is shorter than the time between two looks.  behaviour §29"""
         self.gateway.lifetime = 20
         self.start()
         for _ in range(400):
@@ -122,7 +122,7 @@ class KeptTests:
         self.assertEqual(self.changes, [EXTERNAL])
 
     def test_a_restart_of_the_gateway_is_noticed_by_its_age(self: Any) -> None:
-        """At the next look, a minute later, without any announcement.  behaviour §29; RFC 6886 §3.6"""
+        """At the next look, a minute later, without any announcement.  behaviour §29"""
         self.start()
         self.reactor.advance(300)
         self.gateway.restart()
@@ -131,7 +131,7 @@ class KeptTests:
         self.assertEqual(self.changes, [EXTERNAL])
 
     def test_a_restart_that_is_announced_is_noticed_in_seconds(self: Any) -> None:
-        """And at another time by each host of the network.  behaviour §29; RFC 6886 §3.2.1, RFC 6887 §14.1"""
+        """And at another time by each host of the network.  behaviour §29"""
         self.start()
         self.reactor.advance(30)
         self.gateway.restart()
@@ -157,7 +157,7 @@ class KeptTests:
         self.assertEqual(self.requests(), [])
 
     def test_announcements_do_not_make_us_hurry(self: Any) -> None:
-        """A flood of them costs at most a renewal in four seconds.  behaviour §29; RFC 6887 §11.2.1"""
+        """A flood of them costs at most a renewal in four seconds.  behaviour §29"""
         self.start()
         self.requests()
         for _ in range(1000):
@@ -312,7 +312,7 @@ class PcpTests(KeptTests, MapperCase):
         self.assertEqual(len(nonces), 2)
 
     def test_the_same_address_is_asked_for_again(self) -> None:
-        """A gateway that has forgotten us gives it back if it can.  behaviour §29; RFC 6887 §11.2"""
+        """A gateway that has forgotten us gives it back if it can.  behaviour §29"""
         self.gateway.rows[9444] = Row("192.168.1.7", 9444, b"", 1e9)
         self.start()
         self.gateway.restart()

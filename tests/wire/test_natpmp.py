@@ -50,7 +50,7 @@ class ResponseTests(SynchronousTestCase):
         )
 
     def test_a_refusal_may_be_short(self) -> None:
-        """Servers answer what they do not know with as little as a header.  behaviour §29; RFC 6886 §3.5"""
+        """Servers answer what they do not know with as little as a header.  behaviour §29"""
         for size in (4, 8, 12, 16):
             datagram = (bytes.fromhex("0082 0002 00000064") + bytes(8))[:size]
             response = natpmp.parse_map_response(datagram, 9444)

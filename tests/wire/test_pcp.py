@@ -92,7 +92,7 @@ class ResponseTests(SynchronousTestCase):
         self.assertEqual((read.result, read.epoch), (pcp.UNSUPPORTED_VERSION, None))
 
     def test_only_our_nonce_protocol_and_port_are_ours(self) -> None:
-        """Whoever does not know the nonce cannot answer, refusals included.  behaviour §29; RFC 6887 §11.4"""
+        """Whoever does not know the nonce cannot answer, refusals included.  behaviour §29"""
         for other in (mapping(nonce=bytes(12)), mapping(protocol=17), mapping(port=9445)):
             for result in (0, 8):
                 with self.assertRaises(ClientError):
