@@ -36,6 +36,7 @@ class Options(usage.Options):
         ["listen", None, None, "Address to listen on, host:port; port 0 chooses one."],
         ["introducer", None, None, "URL of an introducer, ws://host:9448."],
         ["relay", None, None, "URL of a relay, ws://host:9450."],
+        ["port-mapping", None, None, "Ask the gateway for a port: auto, pcp, nat-pmp, upnp, off."],
         ["tor", None, None, "Use the Tor whose SOCKS5 port is at host:port, for onion services."],
         ["tor-control", None, None, "Its control port: make an onion service of our own."],
         ["onion", None, None, "Our onion service, if Tor's own configuration makes it."],
@@ -50,6 +51,7 @@ class Options(usage.Options):
             "config": usage.CompleteFiles("*.toml"),
             "data-dir": usage.CompleteDirs(),
             "network": usage.CompleteList(["dig-mainnet", "chia-mainnet", "chia-testnet11"]),
+            "port-mapping": usage.CompleteList(["auto", "pcp", "nat-pmp", "upnp", "off"]),
         }
     )
 
@@ -81,6 +83,8 @@ class Options(usage.Options):
             said["introducer"] = {"endpoint": self["introducer"]}
         if self["relay"] is not None:
             said["relay"] = {"endpoint": self["relay"]}
+        if self["port-mapping"] is not None:
+            said["port_mapping"] = self["port-mapping"]
         tor = {
             "socks5_proxy": self["tor"],
             "control_address": self["tor-control"],
@@ -133,6 +137,8 @@ class NodeService(MultiService):
             for name in ("introducer", "relay", "erlay", "dandelion", "tor", "peer_id_rotation")
             if getattr(config, name) is None
         ]
+        if config.used_port_mapping is None:
+            off.append("port_mapping")
         self._log.info(
             "{version}: PeerId {peer_id}, listening on {address}, network {network} "
             "({network_id}), {identity} identity; on: plumtree, {peers} bootstrap peers; "

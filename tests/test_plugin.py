@@ -71,6 +71,13 @@ class OptionsTests(SynchronousTestCase):
         assert onion is not None
         self.assertTrue(onion.has_onion)
 
+    def test_port_mapping(self) -> None:
+        """Off unless it is wanted; a protocol that does not exist is refused.  behaviour §29"""
+        self.assertEqual(parse().port_mapping, "off")
+        for method in ("auto", "pcp", "nat-pmp", "upnp", "off"):
+            self.assertEqual(parse("--port-mapping", method).port_mapping, method)
+        self.assertIn("port_mapping", self.refused("--port-mapping", "yes"))
+
     def file(self, text: str) -> str:
         """A configuration file."""
         path = Path(self.mktemp())

@@ -179,7 +179,7 @@ def introduce(
     """Make a node's handshake.
 
     :param network: as the handshake spells it.
-    :param bound: where the node listens, if anywhere.
+    :param bound: where the node listens, if anywhere, or what leads there.
     Source: behaviour CON-001.3; TOR-101-X: through Tor alone no port, because the address that a
     peer sees is an exit's.
     """

@@ -73,6 +73,7 @@ class Peers:
     """Sessions, openings, bans, and the rules for who may come in.
 
     :ivar onion: the onion service that leads to this node, once there is one.
+    :ivar mapped: the address of the gateway that leads to this node, once there is one.
     :ivar counters: events by name (``accept_refused.…``, ``opening_failed.…``, ``removed.…``).
     """
 
@@ -93,6 +94,7 @@ class Peers:
         self.totals = Totals()
         self.bound: PeerAddress | None = None
         self.onion: PeerAddress | None = None
+        self.mapped: PeerAddress | None = None
         self.routes = Routes(clock, config.tor, rng)
         self.running = False
         self._config = config
@@ -272,8 +274,8 @@ class Peers:
 
         :param network: what to call the network, if not what peers call it.
         """
-        name = network or self.network
-        return bytes(handshake.introduce(self._config, name, self.bound, self.capabilities))
+        name, way_in = network or self.network, self.mapped or self.bound
+        return bytes(handshake.introduce(self._config, name, way_in, self.capabilities))
 
     def greet(self, opening: Opening) -> None:
         """Check the verified identity before a word is said to it.
@@ -593,7 +595,5 @@ class Peers:
                 self.session_ended(session, RemovalReason.BANNED)
 
     def _is_own(self, address: PeerAddress) -> bool:
-        own = [self._config.listen_addr, self.bound, self._config.external_addr]
-        return address == self.onion or any(
-            bound is not None and is_same_endpoint(address, bound) for bound in own
-        )
+        own = [self._config.listen_addr, self.bound, self._config.external_addr, self.mapped]
+        return address == self.onion or any(is_same_endpoint(address, one) for one in own if one)

@@ -250,15 +250,15 @@ class Discovery:
         config = self._config
         if config.is_tor_only:
             return None
-        address = config.external_addr or self._peers.bound
+        address = config.external_addr or self._peers.mapped or self._peers.bound
         if address is None or address.host in WILDCARDS:
             return None
         packed = packed_ip(address.host)
         routable = packed is not None and is_routable_ip(packed)
         return address if routable or config.allows_private_addresses else None
 
-    def onion_published(self) -> None:
-        """Tell the neighbors of our onion service at the next opportunity."""
+    def own_address_changed(self) -> None:
+        """Tell the neighbors at the next opportunity where we can be reached now."""
         if self._parts is not None:
             self._parts.exchange.advertise_again()
 
@@ -270,6 +270,7 @@ class Discovery:
             self._config.listen_addr,
             peers.bound,
             peers.onion,
+            peers.mapped,
         ):
             return True
         if self._parts is not None and address in self._parts.loop.own_addresses:

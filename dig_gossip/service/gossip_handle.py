@@ -179,6 +179,8 @@ class GossipHandle:
         extra.update(node.peers.counters)
         extra.update(node.discovery.counters)
         extra["bans_active"] = node.peers.reputations.active_bans
+        if node.port_mapper is not None:
+            extra.update(node.port_mapper.stats())
         extra["host_bans_active"] = node.peers.reputations.active_host_bans
         extra["lagged"] = node.subscriptions.lagged
         extra["reading_held.subscription"] = node.subscriptions.holds

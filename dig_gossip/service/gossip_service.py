@@ -45,6 +45,7 @@ from dig_gossip.errors import (
     SelfConnection,
     ServiceNotStarted,
 )
+from dig_gossip.portmap.mapper import PortMapper
 from dig_gossip.privacy.onion_service import OnionService
 from dig_gossip.service.gossip_handle import GossipHandle
 from dig_gossip.service.relaying import Relaying
@@ -169,6 +170,16 @@ class GossipService(MultiService):
         bound = self.node.peers.bound
         assert bound is not None
         return bound
+
+    @property
+    def external_address(self) -> PeerAddress | None:
+        """Where others can dial the node from outside of its local network, as far as it knows:
+        ``external_addr``, or the port that the gateway has mapped. Not with Tor alone.
+
+        :raises ServiceNotStarted: outside of running.
+        """
+        known = self.config.external_addr or self.node.peers.mapped
+        return None if self.config.is_tor_only else known
 
     # -- the seed's names
 
@@ -311,6 +322,7 @@ class Node:
             self.router.watchers.append(self.relaying)
             self.listener.gate.take = self.relaying.take
         self.onion = self._onion()
+        self.port_mapper = self._port_mapper(rng)
         self.tasks = Tasks(self.clock)
         self.rotating: Rotating | None = None
         if config.peer_id_rotation is not None and _rotates(config):
@@ -363,8 +375,25 @@ class Node:
         port = tor.onion_port or bound.port
         self.peers.onion = None if host is None else PeerAddress(host, port)
         if host is not None:
-            self.discovery.onion_published()
+            self.discovery.own_address_changed()
             self._register()
+
+    def _port_mapper(self, rng: random.Random) -> PortMapper | None:
+        method = self.config.used_port_mapping
+        if method is None:
+            return None
+        allows_private = self.config.allows_private_addresses
+        return PortMapper(method, self.clock, rng, self._mapped, allows_private=allows_private)
+
+    def _mapped(self, external: PeerAddress | None) -> None:
+        """The gateway leads here from another address than before, or from none any more.
+
+        The relay is told at the next registration: one for this alone would end its tunnels.
+        """
+        self.peers.mapped = external
+        if external is not None:
+            self.discovery.own_address_changed()
+        self._register()
 
     def _register(self) -> None:
         """Tell the introducer where we are, from now on, if that may be told."""
@@ -432,7 +461,7 @@ class Node:
         """
         known = self.peers.onion
         if not self.config.is_tor_only:
-            known = self.config.external_addr or known
+            known = self.config.external_addr or self.peers.mapped or known
         if known is not None:
             return RegisterPeer(known.host, known.port, NodeType.FULL_NODE)
         if self.config.is_tor_only:
@@ -458,6 +487,9 @@ class Node:
         if self.config.discovery:
             self.tasks.every("exchange", EXCHANGE_TICK_SECS, self.discovery.tick)
             self.tasks.every("address_book", CLEANUP_INTERVAL_SECS, self.discovery.keep)
+        if self.port_mapper is not None:
+            suggested = self.config.external_addr or self.peers.bound
+            self.port_mapper.start(self.peers.bound, suggested.port)
         self.discovery.start()
         if self.relaying is not None:
             self.relaying.start()
@@ -476,6 +508,8 @@ class Node:
     async def stop(self) -> None:
         """Take everything down in the order of behaviour §32; a failing step stops no other."""
         await self._step("listener", self.listener.stop)
+        if self.port_mapper is not None:
+            await self._step("port mapping", self.port_mapper.stop)
         if self.onion is not None:
             await self._step("onion service", self.onion.stop)
         await self._step("tasks", self.tasks.stop)

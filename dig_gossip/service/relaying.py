@@ -267,8 +267,9 @@ class Relaying:
         """
         if self._peers.routes.is_tor_only:
             return None
-        if self._config.external_addr is not None:
-            return self._config.external_addr
+        known = self._config.external_addr or self._peers.mapped
+        if known is not None:
+            return known
         bound = self._peers.bound
         if self._observed is None or bound is None:
             return None
@@ -278,11 +279,13 @@ class Relaying:
         return PeerAddress(self._observed.host, bound.port)
 
     def _listen_addrs(self) -> tuple[PeerAddress, ...]:
-        """Where others can dial us: a configured address, or our own if it is a public one."""
+        """Where others can dial us: an address that is configured, or the gateway's that leads
+        here, or our own if it is a public one."""
         if not self._relay.advertise or self._peers.routes.is_tor_only:
             return ()
-        if self._config.external_addr is not None:
-            return (self._config.external_addr,)
+        known = self._config.external_addr or self._peers.mapped
+        if known is not None:
+            return (known,)
         bound, local = self._peers.bound, self.client.local
         if bound is None or local is None:
             return ()

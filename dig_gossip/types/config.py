@@ -25,6 +25,7 @@ from dig_gossip.types.options import (
     IPNetwork,
     about,
     checked,
+    choice,
     flag,
     https_url,
     integer,
@@ -305,6 +306,15 @@ class GossipConfig:
         example=c.PEER_TIMEOUT_SECS,
     )
 
+    port_mapping: str = option(
+        "off",
+        choice("off", "auto", "pcp", "nat-pmp", "upnp"),
+        """Whether to ask the gateway of the local network for a port through which others reach
+        this node, and by what protocol; auto tries them in this order. upnp needs the extra
+        ``upnp``. With tor.prefer_tor nothing is asked.""",
+        example="auto",
+    )
+
     # --- finding peers -----------------------------------------------------------------------
     discovery: bool = option(
         True,
@@ -532,6 +542,11 @@ class GossipConfig:
     def is_tor_only(self) -> bool:
         """Whether nothing may leave but through Tor."""
         return self.used_tor is not None and self.used_tor.prefer_tor
+
+    @property
+    def used_port_mapping(self) -> str | None:
+        """How to ask the gateway for a port; None if it is not to be asked."""
+        return None if self.port_mapping == "off" or self.is_tor_only else self.port_mapping
 
     @property
     def bind_addr(self) -> PeerAddress:

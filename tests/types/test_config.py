@@ -42,6 +42,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
     GossipConfig: {
         "listen_addr": PeerAddress("0.0.0.0", 9444),
         "external_addr": None,
+        "port_mapping": "off",
         "cert_path": "",
         "key_path": "",
         "peer_id": None,

@@ -1,0 +1,1 @@
+"""Port mapping: asking the gateway for a way in."""
