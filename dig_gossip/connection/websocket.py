@@ -273,12 +273,21 @@ class PeerWebSocket:
         try:
             autobahn._dataReceived(data)
         finally:
-            if self._batches is not None:
-                self._batches.read_done()
-            self._report_held()
+            self._read_done()
         # The HTTP part is buffered without limit and scanned again with every read.
         if autobahn.state == autobahn.STATE_CONNECTING and len(autobahn.data) > PRE_OPEN_MAX_BYTES:
             self.abort()
+
+    def plaintext_received(self, memory: memoryview, start: int, stop: int) -> None:
+        autobahn = cast(Any, self)
+        if autobahn.state != autobahn.STATE_OPEN:
+            self.dataReceived(bytes(memory[start:stop]))
+            return
+        self.receiver.heard()
+        try:
+            autobahn._take_view(memory, start, stop)
+        finally:
+            self._read_done()
 
     def handshakeCompleted(self) -> None:
         try:
@@ -381,6 +390,11 @@ class PeerWebSocket:
         self.transports.discard(self)
 
     # -- inside
+
+    def _read_done(self) -> None:
+        if self._batches is not None:
+            self._batches.read_done()
+        self._report_held()
 
     def _report_held(self) -> None:
         budget = self.transports.budget
