@@ -49,8 +49,8 @@ from twisted.python.failure import Failure
 from dig_gossip.util.turn import Turn
 
 #: Plaintext that is encrypted before its records are taken out of OpenSSL's memory, bytes. OpenSSL
-#: never gives such memory back before the connection ends.
-_PIECE: Final = 98_304
+#: never gives such memory back before the connection ends. Three chunks with their headers.
+_PIECE: Final = 98_560
 
 #: What may be gathered in one turn before it is written, bytes.
 _GATHERED: Final = 65_536
@@ -283,19 +283,13 @@ class FastTLS(_Stock):
         if self._gathered_bytes >= _GATHERED:
             self._write_gathered()
 
-    def write_now(self, data: bytes | memoryview) -> None:
+    def write_now(self, pieces: list[bytes | memoryview]) -> None:
         """Send bytes, and whatever was gathered before, without waiting for the turn to end.
 
         For a caller that gathers by itself.
 
-        :param data: may change as soon as the call returns.
+        :param pieces: each becomes records of its own; they may change when the call returns.
         """
-        if self._takes_writes():
-            self._write_gathered()
-            self._write(data)
-
-    def write_pieces_now(self, pieces: list[bytes | memoryview]) -> None:
-        """The same for bytes in pieces; each is at least one record of TLS."""
         if self._takes_writes():
             self._write_gathered()
             self._write_all(pieces)
@@ -386,7 +380,7 @@ class FastTLS(_Stock):
         connection = self._tlsConnection
         ssl = connection._ssl
         encrypted: list[bytes] = []
-        done = at = 0
+        done = at = within = 0
         try:
             # Once something waits for the end of the handshake, all that follows it does.
             while done < len(pieces) and not self._appSendBuffer:
@@ -394,14 +388,20 @@ class FastTLS(_Stock):
                 size = len(plain)
                 at = 0
                 while at < size:
-                    stop = min(size, at + _PIECE)
-                    while at < stop:
-                        sent = _SSL_write(ssl, plain + at, stop - at)
-                        if sent <= 0:
-                            connection._raise_ssl_error(ssl, sent)
-                        at += sent
-                    self._take_encrypted(encrypted)
+                    room = _PIECE - within
+                    if at == 0 and size <= room:  # nearly always
+                        sent = _SSL_write(ssl, plain, size)
+                    else:
+                        sent = _SSL_write(ssl, plain + at, min(size - at, room))
+                    if sent <= 0:
+                        connection._raise_ssl_error(ssl, sent)
+                    at += sent
+                    within += sent
+                    if within >= _PIECE:
+                        self._take_encrypted(encrypted)
+                        within = 0
                 done += 1
+            self._take_encrypted(encrypted)
         except SSL.WantReadError:
             self._take_encrypted(encrypted)
         except SSL.Error:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dig_gossip.errors import ClientError
-from dig_gossip.wire.masking import mask, unmask
+from dig_gossip.wire.masking import mask, mask_joined, unmask
 from dig_gossip.wire.message import Message, set_data, set_id, set_type
 
 _FIN_BINARY: Final = 0x82
@@ -40,6 +40,9 @@ _ENVELOPE = struct.Struct("!BBI")
 
 #: Payloads of this many bytes and more have a header that a run does not write.
 LONG_FRAME_BYTES: Final = 65_536
+
+#: A run whose pieces have so many bytes on average is not joined before it is encrypted.
+_BULKY_PIECE: Final = 8192
 
 _KEYS_AT_A_TIME: Final = 256
 _keys: list[int] = []
@@ -96,7 +99,8 @@ class OutboundFrame:
 class FrameRun:
     """Messages that leave together, as one run of unmasked frames.
 
-    A message costs one ``struct`` call and two appends; its data is copied once, by :meth:`take`.
+    A message costs one ``struct`` call and two appends; its data is copied once at most, by
+    :meth:`take`.
 
     :ivar size: bytes of the frames in it.
     Bounds: none of its own; the caller takes what it holds in time.
@@ -114,24 +118,25 @@ class FrameRun:
         append(self._head(message.type, message.id, len(data)))
         append(data)
 
-    def add_pieces(self, opcode: int, size: int, *pieces: bytes | memoryview) -> None:
-        """Add a message without an id, whose data is here in pieces.
+    def add_divided(self, opcode: int, begin: bytes, data: memoryview) -> None:
+        """Add a message without an id, whose data is here in a short and a long piece.
 
-        :param size: bytes of all pieces; bounded as in :meth:`add`.
+        Bounded as in :meth:`add`.
         """
-        self._parts.append(self._head(opcode, None, size))
-        self._parts += pieces
+        self._parts += (self._head(opcode, None, len(begin) + len(data)) + begin, data)
 
-    def take(self) -> bytes:
-        """The frames as bytes; the run is empty afterwards."""
-        run = b"".join(self._parts)
-        self.clear()
-        return run
+    def take(self) -> list[bytes | memoryview]:
+        """The frames as they are to be written; the run is empty afterwards.
+
+        :returns: pieces, which the next call may overwrite.
+        """
+        parts, size = self._parts, self.size
+        self._parts, self.size = [], 0
+        return parts if size >= _BULKY_PIECE * len(parts) else [b"".join(parts)]
 
     def clear(self) -> None:
         """Forget what is in it."""
-        self._parts.clear()
-        self.size = 0
+        self._parts, self.size = [], 0
 
     def _head(self, opcode: int, message_id: int | None, size: int) -> bytes:
         """Count a frame, and make what stands before its data."""
@@ -165,8 +170,13 @@ class MaskedRun(FrameRun):
         #: the key as a number, turned to each of the four places where a frame may begin
         self._keys: tuple[int, ...] = ()
 
-    def take(self) -> bytes:
-        return mask(super().take(), self._key.to_bytes(4, "big"))
+    def take(self) -> list[bytes | memoryview]:
+        parts, size = self._parts, self.size
+        self._parts, self.size = [], 0
+        key = self._key.to_bytes(4, "big")
+        if size >= _BULKY_PIECE * len(parts):
+            return [mask_joined(parts, size, key)]
+        return [mask(b"".join(parts), key)]
 
     def _head(self, opcode: int, message_id: int | None, size: int) -> bytes:
         at = self.size

@@ -8,7 +8,7 @@ its Python wrapper; where that is missing, ``bytes.translate`` on each of the fo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _from_bytes = int.from_bytes
@@ -17,8 +17,9 @@ _from_bytes = int.from_bytes
 _COMPILED_FROM = 144
 _TRANSLATED_FROM = 512
 
-#: Up to this many bytes the compiled masker works in a buffer that is kept.
-_SCRATCH_BYTES = 65_536
+#: Up to this many bytes work is done in buffers that are kept.
+_SCRATCH_BYTES = 163_840
+_joined = memoryview(bytearray(_SCRATCH_BYTES))
 
 
 def mask_small(payload: bytes, key: bytes) -> bytes:
@@ -95,6 +96,24 @@ def compiled(
         if mask_compiled(sample[:length], key) != expected or copy != expected:
             raise ValueError("the compiled masker gives other results")
     return mask_compiled, unmask_compiled
+
+
+def mask_joined(pieces: Sequence[bytes | memoryview], size: int, key: bytes) -> bytes | memoryview:
+    """XOR pieces, joined, in memory that is kept.
+
+    :param size: bytes of all pieces.
+    :returns: valid until the next call.
+    """
+    if size > _SCRATCH_BYTES:
+        return mask(b"".join(pieces), key)
+    at = 0
+    for piece in pieces:
+        end = at + len(piece)
+        _joined[at:end] = piece
+        at = end
+    joined = _joined[:size]
+    unmask(joined, key)
+    return joined
 
 
 def _choose() -> tuple[Callable[[bytes, bytes], bytes], Callable[[memoryview, bytes], None], bool]:

@@ -433,10 +433,10 @@ class DirectTests(SynchronousTestCase):
         """However little that is; and it goes first when there is room.  D9"""
         self.tls.registerProducer(Quiet(self.app), True)
         while self.app.log[-1] != "pause":
-            self.tls.write_now(self.app.content(10_000))
+            self.tls.write_now([self.app.content(10_000)])
         self.assertIn(self.tcp, self.reactor.getWriters())
         self.assertLessEqual(self.tcp._tempDataLen, 10_100)
-        self.tls.write_now(self.app.content(50))  # who writes nevertheless comes after it
+        self.tls.write_now([self.app.content(50)])  # who writes nevertheless comes after it
         while self.app.log[-1] != "resume":
             self.carry()
             self.tcp.doWrite()
@@ -451,7 +451,7 @@ class DirectTests(SynchronousTestCase):
         self.setUp()
         for size in script:
             if size > 0:
-                self.tls.write_now(self.app.content(size))
+                self.tls.write_now([self.app.content(size)])
             elif size == 0:
                 self.carry()
             elif self.tcp in self.reactor.getWriters():

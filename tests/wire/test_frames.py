@@ -27,7 +27,7 @@ def run_of(content: list[Message], as_client: bool) -> bytes:
     for message in content:
         run.add(message)
     size = run.size
-    data = run.take()
+    data = b"".join(run.take())
     assert len(data) == size
     assert run.size == 0
     return data
