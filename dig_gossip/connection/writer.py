@@ -323,9 +323,9 @@ class Writer:
                 self.bytes_sent += octets
                 left -= octets
             if not count:
-                for frame in self.lanes.take_small(room - run.size):
-                    self._write(frame)
-                    left -= frame.size
+                for small in self.lanes.take_small(room - run.size):
+                    self._write(small)
+                    left -= small.size
                     count = 1
             if not count:
                 frame = self.lanes.take()

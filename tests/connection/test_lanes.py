@@ -286,7 +286,7 @@ class BudgetTests(LanesCase):
         lanes = self.make(None, budget)
         for number in range(3):
             lanes.offer(frame(NORMAL, number))
-        self.assertEqual([number_of(f) for f in lanes.take_small(41)], [0, 1])
+        self.assertEqual([number_of(f) for f in lanes.take_small(47)], [0, 1])
         budget.waits[NORMAL] = 3.0
         lanes.offer(frame(33, 3))
         self.assertEqual(lanes.take_small(1000), [])
