@@ -70,6 +70,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.observer",
                 "connection.opening",
                 "connection.peers",
+                "connection.quiet",
                 "connection.receive_budget",
                 "connection.session",
                 "connection.session_owner",

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dig_gossip.connection.fast_frames import FastFrames
+from dig_gossip.connection.quiet import quiet
 from dig_gossip.connection.rate_table import CHIA_MAX_MESSAGE_BYTES, ENVELOPE_BYTES
 from dig_gossip.connection.receive_budget import ReceiveBudget
 from dig_gossip.connection.writer import Writer
@@ -447,7 +448,7 @@ class PeerWebSocket:
 
 
 @implementer(IHandshakeListener)
-class PeerServerProtocol(PeerWebSocket, FastFrames, WebSocketServerProtocol):  # type: ignore[misc]
+class PeerServerProtocol(PeerWebSocket, FastFrames, quiet(WebSocketServerProtocol)):  # type: ignore[misc]
     """The accepting end."""
 
     log = PeerWebSocket.log
@@ -458,7 +459,7 @@ class PeerServerProtocol(PeerWebSocket, FastFrames, WebSocketServerProtocol):  #
 
 
 @implementer(IHandshakeListener)
-class PeerClientProtocol(PeerWebSocket, FastFrames, WebSocketClientProtocol):  # type: ignore[misc]
+class PeerClientProtocol(PeerWebSocket, FastFrames, quiet(WebSocketClientProtocol)):  # type: ignore[misc]
     """The dialing end."""
 
     log = PeerWebSocket.log
