@@ -4,7 +4,7 @@ One process has the sessions and broadcasts; another holds the peers (``_crowd.p
 every sender), counts every copy and says when all peers have got so many. What counts is the
 processor time of the sender alone, all of it: encoding, hash, seen set and tree, queues, TLS, and
 what it reads. The counterparts are chia-blockchain's ``send_to_all`` and, for orientation, plain
-Autobahn in a loop.
+Autobahn in a loop, and what OpenSSL and the system alone take to send such a message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ import statistics
 import sys
 
 import attrs
-from _children import AUTOBAHN, CHIA, DIG, Certificates, Child, start, wait_for_sessions
+from _children import (
+    AUTOBAHN,
+    CHIA,
+    DIG,
+    OPENSSL,
+    Certificates,
+    Child,
+    Pair,
+    available,
+    start,
+    wait_for_sessions,
+)
 from common import (
     claim_at_most,
     describe_machine,
@@ -88,6 +99,34 @@ class Sender:
         self._sender.close()
 
 
+class Floor:
+    """Nothing but OpenSSL over TCP in C, and one session: what a copy costs at least, or nearly.
+
+    It encrypts and sends each message by itself; who gathers small ones can do with less.
+    """
+
+    name = OPENSSL
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._pair = Pair(OPENSSL, certificates)
+
+    def connect(self) -> None:
+        """Open the session."""
+        self._pair.connect()
+
+    def broadcast(self, workload: Workload, count: int) -> float:
+        """As :meth:`Sender.broadcast`."""
+        every = workload.window // 4
+        count = max(2, -(-count // every)) * every
+        size = SIZES[workload.size]
+        flow = self._pair.stream(count, size, workload.window, inward=False, spread=False)
+        return flow.sender_cpu * 1e6
+
+    def close(self) -> None:
+        """End both processes."""
+        self._pair.close()
+
+
 Results = dict[Workload, dict[str, list[float]]]
 
 
@@ -102,10 +141,13 @@ def measure(
     with Certificates.temporary() as certificates:
         certificates.crowd(max(peers))
         for crowd in peers:
-            senders = []
+            senders: list[Sender | Floor] = []
             try:
                 for name in names:
-                    senders.append(Sender(name, certificates, crowd))
+                    is_floor = name == OPENSSL
+                    senders.append(
+                        Floor(certificates) if is_floor else Sender(name, certificates, crowd)
+                    )
                     senders[-1].connect()
                 for turn in range(-1, rounds):
                     for size, count in copies.items():
@@ -126,9 +168,9 @@ def measure(
 
 def main() -> int:
     """Run the benchmark."""
-    chosen = options(__doc__, [AUTOBAHN, CHIA]).parse_args()
+    chosen = options(__doc__, [AUTOBAHN, CHIA, OPENSSL]).parse_args()
     rounds = chosen.rounds or (1 if chosen.quick else 5)
-    names = [DIG, *chosen.counterparts]
+    names = [DIG, *available(chosen.counterparts)]
     copies = {"1 KiB": 20_000, "64 KiB": 3000}
     peers: tuple[int, ...] = PEERS
     if chosen.quick:

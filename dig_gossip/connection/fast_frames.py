@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from autobahn.websocket.protocol import WebSocketProtocol
 
-from dig_gossip.wire.frames import take_messages
+from dig_gossip.wire.frames import LONG_FRAME_BYTES, take_from_view, take_messages
 from dig_gossip.wire.masking import mask
 from dig_gossip.wire.message import Message
 
@@ -106,6 +106,8 @@ class FastFrames:
         message_data: list[bytes]
         frame_data: list[bytes]
 
+        def dataReceived(self, data: bytes) -> None: ...
+        def _dataReceived(self, data: bytes) -> None: ...
         def processData(self) -> bool: ...
         def onMessage(self, payload: bytes, isBinary: bool) -> None: ...
         def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None: ...
@@ -134,6 +136,51 @@ class FastFrames:
         :returns: bytes, or None if only the connection's own limits hold.
         """
         return None
+
+    # -- what FastTLS calls
+
+    def plaintext_received(self, memory: memoryview, start: int, stop: int) -> None:
+        """Take what came in where it is, instead of ``dataReceived``, while reads are bulky.
+
+        :param memory: ours to change until the call returns; what stands before ``start``, too.
+        """
+        self.dataReceived(bytes(memory[start:stop]))
+
+    def _take_view(self, memory: memoryview, start: int, stop: int) -> None:
+        """The same as ``_dataReceived``, with fewer copies where messages come by the batch."""
+        kept = self.data
+        if not (
+            self._takes_messages
+            and self.state == _OPEN
+            and not self._missing
+            and len(kept) <= start
+            and self._is_between()
+        ):
+            self._dataReceived(bytes(memory[start:stop]))
+            return
+        size, at = stop - start, start - len(kept)
+        memory[at:start] = kept
+        self.data = b""
+        stats = self.trafficStats
+        stats.incomingOctetsWireLevel += size
+        messages: list[Message | None] = []
+        at, octets = take_from_view(memory, at, stop, self._mask_bit > 0, messages)
+        frames = len(messages)
+        stats.incomingOctetsWebSocketLevel += octets
+        stats.incomingOctetsAppLevel += octets
+        stats.incomingWebSocketFrames += frames
+        stats.incomingWebSocketMessages += frames
+        # Before somebody else may write to that memory.
+        self.data = rest = bytes(memory[at:stop])
+        if frames:
+            self._messages_received(messages, octets)
+        if size >= LONG_FRAME_BYTES and self.state == _OPEN and _is_medium(rest, self._mask_bit):
+            # It is not complete. Copied once more it costs less than this read has cost, which
+            # of many small reads cannot be said.
+            self.half_received = len(rest)
+        else:
+            self.consumeData()
+        self.is_bulky = octets >= _BULKY * frames
 
     # -- what Autobahn calls
 
@@ -367,6 +414,16 @@ def _is_plain(protocol: Any) -> bool:  # Any: Autobahn has no types
         or protocol.autoPingInterval
         or protocol.trackTimings
         or protocol.logFrames
+    )
+
+
+def _is_medium(frame: bytes, mask_bit: int) -> bool:
+    # Whether it begins as an ordinary binary frame of 126..65535 bytes does.
+    return (
+        len(frame) >= 4
+        and frame[0] == _FIN_BINARY
+        and frame[1] == mask_bit | 126
+        and (frame[2] << 8 | frame[3]) >= 126
     )
 
 

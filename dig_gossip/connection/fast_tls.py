@@ -28,13 +28,16 @@ Source: design §5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
+from errno import EWOULDBLOCK
 from typing import TYPE_CHECKING, Any, Final
 
 from OpenSSL import SSL
-from twisted.internet import tcp
+from twisted.internet import endpoints, tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import (
     BufferingTLSTransport,
@@ -46,14 +49,17 @@ from twisted.python.failure import Failure
 from dig_gossip.util.turn import Turn
 
 #: Plaintext that is encrypted before its records are taken out of OpenSSL's memory, bytes. OpenSSL
-#: never gives such memory back before the connection ends.
-_PIECE: Final = 98_304
+#: never gives such memory back before the connection ends. Three chunks with their headers.
+_PIECE: Final = 98_560
 
 #: What may be gathered in one turn before it is written, bytes.
 _GATHERED: Final = 65_536
 
 #: What one delivery or one reading of ciphertext may have, bytes.
 _SCRATCH_BYTES: Final = 327_680
+
+#: Room before a delivery, for what its receiver has kept of the one before, bytes.
+_HEADROOM: Final = 66_560
 
 #: What is read from a socket at a time, bytes; at first, and at most.
 _READ: Final = 65_536
@@ -77,8 +83,10 @@ def inside(openssl: Any, twisted: Any) -> tuple[Any, ...]:  # Any: private parts
 
     :param openssl: ``OpenSSL.SSL``.
     :param twisted: ``TLSMemoryBIOProtocol``.
-    :returns: ``SSL_read``, ``SSL_write``, ``BIO_read``, ``BIO_write``, ``SSL_get_error``, what it
-        says when more has to be read, ``from_buffer``, a buffer, its content.
+    :returns: ``SSL_read``, ``SSL_write``, ``SSL_set_bio``, ``BIO_read``, a function that makes the
+        source of what OpenSSL reads of memory that stays where it is, one that copies what is left
+        of such a source into another, ``SSL_get_error``, what it says when more has to be read,
+        ``from_buffer``, a buffer, its content.
     :raises Exception: of any kind, if they are not what we know.
     """
     lib, ffi = openssl._lib, openssl._ffi
@@ -107,8 +115,35 @@ def inside(openssl: Any, twisted: Any) -> tuple[Any, ...]:  # Any: private parts
         lib.SSL_ERROR_WANT_READ
     ):
         raise ValueError("pyOpenSSL's errors are not what they were")
-    if lib.BIO_write(connection._into_ssl, ffi.from_buffer(b"x"), 1) != 1:
-        raise ValueError("pyOpenSSL does not take what was received")
+    where = ffi.new("char **")
+
+    def source(content: Any, size: int) -> Any:  # Any: objects of cffi
+        bio = lib.BIO_new_mem_buf(content, size)
+        if not bio:
+            raise MemoryError
+        lib.BIO_set_mem_eof_return(bio, -1)
+        return bio
+
+    def rest_of(bio: Any) -> Any:
+        copy = lib.BIO_new(lib.BIO_s_mem())
+        size = lib.BIO_get_mem_data(bio, where)
+        if size > 0:
+            lib.BIO_write(copy, where[0], size)
+        return copy
+
+    # The first byte of a record, and then what no record begins with.
+    for data, said, left in ((b"\x16", openssl.WantReadError, 0), (b"\0\0\0\1?", openssl.Error, 1)):
+        connection._into_ssl = source(ffi.from_buffer(data), len(data))
+        lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
+        with contextlib.suppress(said):
+            connection._raise_ssl_error(connection._ssl, lib.SSL_read(connection._ssl, scratch, 1))
+            raise ValueError("pyOpenSSL does not say what it has met")
+        if lib.BIO_get_mem_data(connection._into_ssl, where) != left:
+            raise ValueError("pyOpenSSL does not take what was received")
+    connection._into_ssl = rest_of(connection._into_ssl)
+    lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
+    if lib.BIO_read(connection._into_ssl, scratch, 2) != 1 or content[:1] != b"?":
+        raise ValueError("pyOpenSSL does not give back what was not read")
     for name in _TWISTED_METHODS:
         if not callable(getattr(twisted, name)):
             raise TypeError(name)
@@ -120,8 +155,10 @@ def inside(openssl: Any, twisted: Any) -> tuple[Any, ...]:  # Any: private parts
     return (
         lib.SSL_read,
         lib.SSL_write,
+        lib.SSL_set_bio,
         lib.BIO_read,
-        lib.BIO_write,
+        source,
+        rest_of,
         lib.SSL_get_error,
         lib.SSL_ERROR_WANT_READ,
         ffi.from_buffer,
@@ -134,8 +171,10 @@ try:
     (
         _SSL_read,
         _SSL_write,
+        _SSL_set_bio,
         _BIO_read,
-        _BIO_write,
+        _source,
+        _rest_of,
         _SSL_get_error,
         _WANT_READ,
         _from_buffer,
@@ -161,6 +200,9 @@ def can_be_direct(connection: Any) -> bool:  # Any: private parts of Twisted
             and connection.dataBuffer == b""
             and connection.bufferSize == _READ
             and not connection.connected
+            and {"socket", "recv", "bufferSize", "_dataReceived"}.issubset(
+                connection.doRead.__code__.co_names
+            )
             and not connection._writeDisconnected
             and connection.producerPaused is False
             and connection.streamingProducer is False
@@ -214,8 +256,10 @@ class FastTLS(_Stock):
     _gathered: list[bytes]
     _gathered_bytes = 0
     _broken: Failure | None = None  # what reading has met, and is not dealt with yet
-    _received = b""  # not yet with OpenSSL
     _is_direct = False  # the transport is a socket of Twisted's that can be written to at once
+    _reads = False  # and read from, without its protocol
+    _is_lent = False  # OpenSSL reads from memory that is not its own
+    _is_starved = True  # it has read all of it
 
     def makeConnection(self, transport: Any) -> None:
         self._gathered = []
@@ -239,14 +283,16 @@ class FastTLS(_Stock):
         if self._gathered_bytes >= _GATHERED:
             self._write_gathered()
 
-    def write_now(self, data: bytes) -> None:
+    def write_now(self, pieces: list[bytes | memoryview]) -> None:
         """Send bytes, and whatever was gathered before, without waiting for the turn to end.
 
         For a caller that gathers by itself.
+
+        :param pieces: each becomes records of its own; they may change when the call returns.
         """
         if self._takes_writes():
             self._write_gathered()
-            self._write(data)
+            self._write_all(pieces)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Send several pieces; much is not copied together first."""
@@ -263,12 +309,36 @@ class FastTLS(_Stock):
         if self._is_direct:
             self._fit_reads(len(data))
         if self._handshakeDone and not self._appSendBuffer:
-            self._received = data
-            self._flushReceiveBIO()
+            if self._is_direct and not self._reads:
+                self._read_directly()
+            self._feed(_from_buffer(data), len(data))
         else:
+            if self._is_lent:
+                self._own_input()
             super().dataReceived(data)
 
+    def read(self) -> Exception | None:
+        """For the reactor, instead of the socket's own ``doRead``: it needs no ``bytes``."""
+        sock = self.transport
+        if not self._handshakeDone or self._appSendBuffer:
+            return type(sock).doRead(sock)  # type: ignore[no-any-return]
+        memory = _inputs.pop() if _inputs else _Memory(_LARGEST_READ)
+        try:
+            try:
+                size = sock.socket.recv_into(memory.view, sock.bufferSize)
+            except OSError as error:
+                return None if error.args[0] == EWOULDBLOCK else CONNECTION_LOST
+            if not size:
+                return CONNECTION_DONE
+            self._fit_reads(size)
+            self._feed(memory.start, size)
+        finally:
+            _inputs.append(memory)
+        return None
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._reads:
+            self.transport.__dict__.pop("doRead", None)  # a cycle
         super().connectionLost(reason)
         self._forget_gathered()
         self.factory.turn.discard(self)
@@ -301,16 +371,16 @@ class FastTLS(_Stock):
             self._write_gathered()
             super()._shutdownTLS()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._write_all([data])
 
-    def _write_all(self, pieces: list[bytes]) -> None:
+    def _write_all(self, pieces: Sequence[bytes | memoryview]) -> None:
         if self._lostTLSConnection:
             return
         connection = self._tlsConnection
         ssl = connection._ssl
         encrypted: list[bytes] = []
-        done = at = 0
+        done = at = within = 0
         try:
             # Once something waits for the end of the handshake, all that follows it does.
             while done < len(pieces) and not self._appSendBuffer:
@@ -318,14 +388,20 @@ class FastTLS(_Stock):
                 size = len(plain)
                 at = 0
                 while at < size:
-                    stop = min(size, at + _PIECE)
-                    while at < stop:
-                        sent = _SSL_write(ssl, plain + at, stop - at)
-                        if sent <= 0:
-                            connection._raise_ssl_error(ssl, sent)
-                        at += sent
-                    self._take_encrypted(encrypted)
+                    room = _PIECE - within
+                    if at == 0 and size <= room:  # nearly always
+                        sent = _SSL_write(ssl, plain, size)
+                    else:
+                        sent = _SSL_write(ssl, plain + at, min(size - at, room))
+                    if sent <= 0:
+                        connection._raise_ssl_error(ssl, sent)
+                    at += sent
+                    within += sent
+                    if within >= _PIECE:
+                        self._take_encrypted(encrypted)
+                        within = 0
                 done += 1
+            self._take_encrypted(encrypted)
         except SSL.WantReadError:
             self._take_encrypted(encrypted)
         except SSL.Error:
@@ -335,7 +411,7 @@ class FastTLS(_Stock):
             return
         self._hand_over(encrypted)
         for piece in pieces[done:]:
-            self._bufferedWrite(piece[at:])
+            self._bufferedWrite(bytes(piece[at:]))
             at = 0
 
     def _take_encrypted(self, encrypted: list[bytes]) -> None:
@@ -395,35 +471,82 @@ class FastTLS(_Stock):
             self._take_encrypted(encrypted)
             self._hand_over(encrypted)
 
+    def _read_directly(self) -> None:
+        """Read from the socket ourselves, if nobody is between."""
+        self._reads = True  # or has tried to
+        sock = self.transport
+        protocol = sock.protocol
+        if type(protocol) is endpoints._WrappingProtocol:
+            protocol = protocol._wrappedProtocol
+        if protocol is self and type(sock).doRead is tcp.Connection.doRead:
+            sock.doRead = self.read
+
+    def _feed(self, start: Any, size: int) -> None:  # Any: an object of cffi
+        """Let OpenSSL read from memory where it is."""
+        connection = self._tlsConnection
+        if connection is None:
+            return
+        if not self._is_starved:  # something went wrong in between
+            connection.bio_write(SSL._ffi.buffer(start, size)[:])
+            self._flushReceiveBIO()
+            return
+        source = _source(start, size)
+        _SSL_set_bio(connection._ssl, source, connection._from_ssl)
+        connection._into_ssl = source
+        self._is_lent, self._is_starved = True, False
+        try:
+            self._flushReceiveBIO()
+        finally:
+            if not self._is_starved:
+                self._own_input()
+
+    def _own_input(self) -> None:
+        """Give OpenSSL memory of its own, and what it has not read of ours."""
+        connection = self._tlsConnection
+        self._is_lent = False
+        if connection is not None:
+            source = _rest_of(connection._into_ssl)
+            _SSL_set_bio(connection._ssl, source, connection._from_ssl)
+            connection._into_ssl = source
+
     def _flushReceiveBIO(self) -> None:
-        received, self._received = self._received, b""
-        at = 0
+        memory = _outputs.pop() if _outputs else _Memory(_HEADROOM + _SCRATCH_BYTES)
+        try:
+            self._deliver(memory)
+        finally:
+            _outputs.append(memory)
+        # Reading may have produced something to send, and may have met a write that waits.
+        self._flushSendBIO()
+
+    def _deliver(self, memory: _Memory) -> None:
+        start = memory.start + _HEADROOM
         while not self._lostTLSConnection:
             connection = self._tlsConnection
             ssl = connection._ssl
-            size = error = 0
-            while size < _SCRATCH_BYTES and not error:
-                result = _SSL_read(ssl, _scratch + size, _SCRATCH_BYTES - size)
-                if result > 0:
-                    size += result
-                    continue
-                error = _SSL_get_error(ssl, result)
-                if error == _WANT_READ and at < len(received):
-                    # In pieces, because OpenSSL never gives such memory back.
-                    stop = min(len(received), at + _PIECE)
-                    _BIO_write(connection._into_ssl, _from_buffer(received) + at, stop - at)
-                    at = stop
-                    error = 0
+            size = 0
+            while size < _SCRATCH_BYTES:
+                result = _SSL_read(ssl, start + size, _SCRATCH_BYTES - size)
+                if result <= 0:
+                    break
+                size += result
             closed = False
-            if error and error != _WANT_READ:
-                try:
-                    connection._raise_ssl_error(ssl, result)
-                except SSL.ZeroReturnError:
-                    closed = True
-                except SSL.Error:
-                    self._broken = Failure()
+            if result <= 0:
+                error = _SSL_get_error(ssl, result)
+                if error == _WANT_READ:
+                    self._is_starved = True
+                else:
+                    try:
+                        connection._raise_ssl_error(ssl, result)
+                    except SSL.ZeroReturnError:
+                        closed = True
+                    except SSL.Error:
+                        self._broken = Failure()
             if size and not self._aborted:
-                self.wrappedProtocol.dataReceived(_content[:size])
+                protocol = self.wrappedProtocol
+                if getattr(protocol, "is_bulky", False):
+                    protocol.plaintext_received(memory.view, _HEADROOM, _HEADROOM + size)
+                else:
+                    protocol.dataReceived(memory.content[_HEADROOM : _HEADROOM + size])
             if self._lostTLSConnection:
                 break
             if closed:
@@ -431,10 +554,24 @@ class FastTLS(_Stock):
                 self._tlsShutdownFinished(None)
             elif self._broken is not None:
                 self._tlsShutdownFinished(self._broken)
-            elif error:
+            elif result <= 0:
                 break
-        # Reading may have produced something to send, and may have met a write that waits.
-        self._flushSendBIO()
+
+
+class _Memory:
+    """Memory that OpenSSL and Python see, used again and again."""
+
+    __slots__ = ("content", "start", "view")
+
+    def __init__(self, size: int) -> None:
+        self.start: Any = SSL._ffi.new("char[]", size)
+        self.content: Any = SSL._ffi.buffer(self.start)
+        self.view = memoryview(self.content)
+
+
+#: What is not in use. There is one of each, unless reading leads to reading.
+_inputs: list[_Memory] = []
+_outputs: list[_Memory] = []
 
 
 class FastTLSFactory(TLSMemoryBIOFactory):

@@ -38,7 +38,7 @@ from dig_gossip.constants import (
     PRIORITY_STARVATION_RATIO,
 )
 from dig_gossip.types.sections import BackpressureConfig
-from dig_gossip.wire.frames import FrameRun, OutboundFrame
+from dig_gossip.wire.frames import LONG_FRAME_BYTES, FrameRun, OutboundFrame
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
@@ -261,12 +261,9 @@ class Lanes:
         :param room: bytes of the run at which to stop.
         :returns: how many messages, chunks that is, and their serialized bytes.
         """
-        if self._delayed or any(self._held):
+        lane = self._only_lane()
+        if lane is None:
             return 0, 0
-        lanes = [lane for lane in (_CRITICAL, _NORMAL, _BULK) if self._lanes[lane]]
-        if len(lanes) != 1:
-            return 0, 0
-        lane = lanes[0]
         waiting = self._lanes[lane][0]
         if waiting.cut is None:
             return 0, 0
@@ -276,6 +273,37 @@ class Lanes:
             self._went(lane, waiting)
             self._took(lane)
         return taken
+
+    def take_small(self, room: int) -> list[OutboundFrame]:
+        """Take what :meth:`take` would give next, one after the other, if only one lane has any.
+
+        :param room: bytes with which to stop.
+        :returns: messages below 64 KiB; none if the next one is not, or cannot go.
+        """
+        lane = self._only_lane()
+        taken: list[OutboundFrame] = []
+        if lane is None:
+            return taken
+        queue = self._lanes[lane]
+        while queue and room > 0:
+            waiting = queue[0]
+            frame = waiting.frame
+            if waiting.cut is not None or frame.size >= LONG_FRAME_BYTES or not self.may_go(frame):
+                break
+            queue.popleft()
+            self._went(lane, waiting)
+            taken.append(frame)
+            room -= frame.size
+        if taken:
+            self._took(lane)
+        return taken
+
+    def _only_lane(self) -> int | None:
+        """The lane in which something waits, if nothing does in the others or aside."""
+        if self._delayed or any(self._held):
+            return None
+        lanes = [lane for lane in (_CRITICAL, _NORMAL, _BULK) if self._lanes[lane]]
+        return lanes[0] if len(lanes) == 1 else None
 
     def _went(self, lane: int, waiting: _Waiting) -> None:
         self.bytes -= waiting.frame.size

@@ -428,6 +428,8 @@ class Session:
                 owner.misbehaved(self, PenaltyReason.MALFORMED_MESSAGE)
             elif verdict is not _ACCEPT:
                 owner.limit_exceeded(self, message.type, verdict)
+            elif message.type == _CHUNK:
+                self._chunk_received(message)
             else:
                 self._special_received(message)
                 passes = _PASSES if self.tolerates_dig else _PASSES_CHIA
@@ -438,9 +440,6 @@ class Session:
 
     def _special_received(self, message: Message) -> None:
         opcode = message.type
-        if opcode == _CHUNK:
-            self._chunk_received(message)
-            return
         if message.id is not None:
             if self._answered(message):
                 return

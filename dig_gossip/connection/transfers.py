@@ -61,9 +61,12 @@ class Cut:
 
     def next_chunk(self) -> OutboundFrame:
         """Cut off one chunk; the first one bears the message's ``written``."""
-        at = self._at
-        written = None if at else self._frame.written
-        return OutboundFrame(Message(_CHUNK, None, b"".join(self._pieces())), written)
+        at, head = self._at, b"" if self._at else self._head
+        begin = at - len(self._head)
+        self._at = min(at + CHUNK_BYTES, self._frame.size)
+        data = self._data[max(0, begin) : begin + CHUNK_BYTES]
+        body = b"".join((_HEAD.pack(self._id, self._frame.size, at), head, data))
+        return OutboundFrame(Message(_CHUNK, None, body), None if at else self._frame.written)
 
     def fill(self, run: FrameRun, room: int, may_go: Callable[[int, int], bool]) -> tuple[int, int]:
         """Cut off chunks, but not the first one, straight into a run: what they hold is not copied.
@@ -72,22 +75,20 @@ class Cut:
         :param may_go: charges for a chunk's opcode and size, or says no.
         :returns: how many, and the serialized bytes of their messages.
         """
-        count, octets, total = 0, 0, self._frame.size
-        while self._at < total and run.size < room:
-            size = self.next_size
+        count, octets, total, at, data = 0, 0, self._frame.size, self._at, self._data
+        begins = len(self._head)
+        while at < total and run.size < room:
+            stop = min(at + CHUNK_BYTES, total)
+            size = _HEAD.size + stop - at
             if not may_go(_CHUNK, size):
                 break
-            run.add_pieces(_CHUNK, size, *self._pieces())
+            head = _HEAD.pack(self._id, total, at)
+            run.add_divided(_CHUNK, head, data[at - begins : stop - begins])
             count += 1
-            octets += size + ENVELOPE_BYTES
-        return count, octets
-
-    def _pieces(self) -> tuple[bytes, bytes, memoryview]:
-        at, head = self._at, b"" if self._at else self._head
-        begin = at - len(self._head)
-        self._at = at + CHUNK_BYTES
-        data = self._data[max(0, begin) : begin + CHUNK_BYTES]
-        return _HEAD.pack(self._id, self._frame.size, at), head, data
+            octets += size
+            at = stop
+        self._at = at
+        return count, octets + count * ENVELOPE_BYTES
 
 
 class _Transfer:

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dig_gossip.connection.fast_frames import FastFrames
+from dig_gossip.connection.quiet import quiet
 from dig_gossip.connection.rate_table import CHIA_MAX_MESSAGE_BYTES, ENVELOPE_BYTES
 from dig_gossip.connection.receive_budget import ReceiveBudget
 from dig_gossip.connection.writer import Writer
@@ -273,12 +274,21 @@ class PeerWebSocket:
         try:
             autobahn._dataReceived(data)
         finally:
-            if self._batches is not None:
-                self._batches.read_done()
-            self._report_held()
+            self._read_done()
         # The HTTP part is buffered without limit and scanned again with every read.
         if autobahn.state == autobahn.STATE_CONNECTING and len(autobahn.data) > PRE_OPEN_MAX_BYTES:
             self.abort()
+
+    def plaintext_received(self, memory: memoryview, start: int, stop: int) -> None:
+        autobahn = cast(Any, self)
+        if autobahn.state != autobahn.STATE_OPEN:
+            self.dataReceived(bytes(memory[start:stop]))
+            return
+        self.receiver.heard()
+        try:
+            autobahn._take_view(memory, start, stop)
+        finally:
+            self._read_done()
 
     def handshakeCompleted(self) -> None:
         try:
@@ -382,6 +392,11 @@ class PeerWebSocket:
 
     # -- inside
 
+    def _read_done(self) -> None:
+        if self._batches is not None:
+            self._batches.read_done()
+        self._report_held()
+
     def _report_held(self) -> None:
         budget = self.transports.budget
         if budget is not None:
@@ -433,7 +448,7 @@ class PeerWebSocket:
 
 
 @implementer(IHandshakeListener)
-class PeerServerProtocol(PeerWebSocket, FastFrames, WebSocketServerProtocol):  # type: ignore[misc]
+class PeerServerProtocol(PeerWebSocket, FastFrames, quiet(WebSocketServerProtocol)):  # type: ignore[misc]
     """The accepting end."""
 
     log = PeerWebSocket.log
@@ -444,7 +459,7 @@ class PeerServerProtocol(PeerWebSocket, FastFrames, WebSocketServerProtocol):  #
 
 
 @implementer(IHandshakeListener)
-class PeerClientProtocol(PeerWebSocket, FastFrames, WebSocketClientProtocol):  # type: ignore[misc]
+class PeerClientProtocol(PeerWebSocket, FastFrames, quiet(WebSocketClientProtocol)):  # type: ignore[misc]
     """The dialing end."""
 
     log = PeerWebSocket.log

@@ -11,7 +11,8 @@ thrown away::
 The first message of a reactor turn leaves at once, for the sake of latency; what else is sent in
 that turn is a run of frames that leaves together when the turn is over, or as soon as it has
 ``RUN_BYTES``, for the sake of speed: one write, one encryption, one system call for hundreds of
-messages. A message in the run counts as sent: nothing overtakes it.
+messages. A message in the run counts as sent: nothing overtakes it. Runs are twice as long while
+the transport takes everything at once, because then nothing of them waits anywhere.
 
 Invariants: nothing is written while paused, except one close frame and what the run holds before
 it; a message never overtakes another of its lane; the lanes hold at most ``MAX_QUEUED_MESSAGES``
@@ -46,6 +47,8 @@ from dig_gossip.wire.opcodes import DigMessageType
 
 RUN_BYTES: Final = 32_768
 _DRAINED_RUN_BYTES: Final = 40_000  # of what waited: two chunks, or more than this
+_FLOWING_RUN_BYTES: Final = 66_000  # while the transport takes everything: three chunks
+_FLOWING_BYTES: Final = 524_288  # of which it has taken so much without pausing us
 MAX_DRAINED_BYTES: Final = 1_048_576
 
 #: Data of fewer bytes certainly makes a message that fits into a run, and is never cut.
@@ -77,6 +80,7 @@ class Writer:
         "_as_client",
         "_budget",
         "_clock",
+        "_flowed",
         "_in_turn",
         "_is_clear",
         "_open",
@@ -87,6 +91,7 @@ class Writer:
         "_rests",
         "_retry",
         "_run",
+        "_run_bytes",
         "_turn",
         "bytes_sent",
         "lanes",
@@ -110,6 +115,8 @@ class Writer:
         self._turn = Turn.of(clock.reactor)
         self._in_turn = False
         self._rests = False  # it has written its share of this turn
+        self._flowed = 0  # bytes written since the transport has paused us
+        self._run_bytes = RUN_BYTES
         # Open, not paused, and nothing waits: what `post` has to know, in one look.
         self._is_clear = False
 
@@ -211,7 +218,7 @@ class Writer:
             self._in_turn = True
             self._turn.add(self)
             self.flush()
-        elif run.size >= RUN_BYTES:
+        elif run.size >= self._run_bytes:
             self.flush()
         return True
 
@@ -232,6 +239,9 @@ class Writer:
     def flush(self) -> None:
         """Hand what is sent and not written yet to the transport."""
         if self._run.size:
+            self._flowed += self._run.size
+            if self._flowed >= _FLOWING_BYTES:
+                self._run_bytes = _FLOWING_RUN_BYTES
             self._write_out(self._run.take())
 
     def turn_over(self) -> None:
@@ -242,6 +252,8 @@ class Writer:
 
     def pauseProducing(self) -> None:
         self._paused = True
+        self._flowed = 0
+        self._run_bytes = RUN_BYTES
         self._is_clear = False
 
     def resumeProducing(self) -> None:
@@ -267,11 +279,15 @@ class Writer:
             self._run.add(frame.message)
         else:
             self.flush()
-            self._write_out(frame.encoded(self._as_client))
+            self._write_out([frame.encoded(self._as_client)])
 
-    def _write_out(self, data: bytes) -> None:
+    def _write_out(self, pieces: list[bytes | memoryview]) -> None:
         transport: Any = self._owner.transport  # Any: ours has a method more
-        getattr(transport, "write_now", transport.write)(data)
+        write_now = getattr(transport, "write_now", None)
+        if write_now is not None:
+            write_now(pieces)
+        else:
+            transport.write(b"".join(pieces))
 
     def _enqueue(self, frame: OutboundFrame, is_reply: bool) -> Offer:
         offer = self.lanes.offer(frame, is_reply=is_reply)
@@ -283,7 +299,8 @@ class Writer:
             if overflowed is not None:
                 overflowed()
         elif not self._paused:
-            self._drain()  # it waits for its budget, or is to be cut
+            if not self._rests:
+                self._drain()  # it waits for its budget, or is to be cut
         elif offer is Offer.DELAYED:
             self._wake_in(_NORMAL_DELAY_SECS)
         return offer
@@ -299,11 +316,17 @@ class Writer:
         run, left, is_cutting = self._run, MAX_DRAINED_BYTES, False
         while self._open and not self._paused and not self._rests:
             count = 0
+            room = max(self._run_bytes, _DRAINED_RUN_BYTES)
             if is_cutting:
-                count, octets = self.lanes.take_chunks(run, _DRAINED_RUN_BYTES)
+                count, octets = self.lanes.take_chunks(run, room)
                 self.messages_sent += count
                 self.bytes_sent += octets
                 left -= octets
+            if not count:
+                for small in self.lanes.take_small(room - run.size):
+                    self._write(small)
+                    left -= small.size
+                    count = 1
             if not count:
                 frame = self.lanes.take()
                 if frame is None:
@@ -311,7 +334,7 @@ class Writer:
                 self._write(frame)
                 left -= frame.size
                 is_cutting = frame.message.type == _CHUNK
-            if run.size >= _DRAINED_RUN_BYTES:
+            if run.size >= room:
                 self.flush()
             if left <= 0 and len(self.lanes):
                 self._rests = True

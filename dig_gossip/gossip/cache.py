@@ -66,7 +66,7 @@ class MessageCache:
 
         :returns: whether it can be pulled now: it is not too large.
         """
-        size = len(message)
+        size = len(message.data) + (6 if message.id is None else 8)
         if size > self._max_message_bytes:
             return False
         cached = self._cached
@@ -109,4 +109,5 @@ class MessageCache:
 
     def _dropped(self, digest: bytes, cached: _Cached) -> None:
         self.size -= cached[2]
-        self._served.pop(digest, None)
+        if self._served:
+            self._served.pop(digest, None)

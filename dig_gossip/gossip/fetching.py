@@ -48,6 +48,8 @@ class Fetching:
         self._missing = MissingMessages()
         #: ``found(digest)``: stop looking for a message, it is here; returns what was known of it
         self.found = self._missing.pop
+        #: what is missing; empty means that there is no need to ask ``found``
+        self.missing = self._missing.by_hash
         self._timers = GraftTimers(config)
         #: hash -> (first announced, pulled copy came), monotonic seconds
         self._forestalled: dict[bytes, tuple[float, float]] = {}
@@ -55,11 +57,6 @@ class Fetching:
     def __len__(self) -> int:
         """Missing messages."""
         return len(self._missing)
-
-    @property
-    def is_looking(self) -> bool:
-        """Whether anything is missing at all."""
-        return len(self._missing) > 0
 
     @property
     def lazy_timeout(self) -> float:

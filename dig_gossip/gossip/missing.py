@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dig_gossip.constants import (
@@ -56,6 +56,8 @@ class MissingMessages:
 
     def __init__(self) -> None:
         self._missing: dict[bytes, Missing] = {}
+        #: to look at: every message costs a look
+        self.by_hash: Mapping[bytes, Missing] = self._missing
         self._by_peer: dict[PeerId, dict[bytes, None]] = {}
         self._deadlines: list[tuple[float, bytes]] = []
         self._armed = math.inf

@@ -261,7 +261,7 @@ class Plumtree:
             self._pending.settle(digest)  # the application has given its verdict
             effects = self._pending.release()
         aware, sighting.aware = sighting.aware or set(), None
-        missing = self._fetching.found(digest) if self._fetching.is_looking else None
+        missing = self._fetching.found(digest) if self._fetching.missing else None
         if missing is not None:
             aware.update(missing.announced_at)
         if exclude is not None and self._tree.get(exclude) is not None:
@@ -302,7 +302,7 @@ class Plumtree:
         if not was_eager and pull is not Pull.REQUEST:
             effects += self._tree.promote(link, now)
         aware = {peer}
-        missing = self._fetching.found(digest) if self._fetching.is_looking else None
+        missing = self._fetching.found(digest) if self._fetching.missing else None
         if missing is not None:
             aware.update(missing.announced_at)
             effects += self._fetching.arrived(

@@ -49,6 +49,9 @@ _TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 
 _OPTIONS = SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION
 
+#: OpenSSL's SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets. It is of use to sockets only.
+_PARTIAL_WRITE = 1
+
 #: OpenSSL's X509_V_ERR_EE_KEY_TOO_SMALL.
 _KEY_TOO_SMALL = 66
 
@@ -74,6 +77,7 @@ def _context(method: int, identity: Identity, *, is_mutual: bool = True) -> SSL.
     context.set_options(_OPTIONS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 32 KiB less for every idle connection
+    context.clear_mode(_PARTIAL_WRITE)  # else one call would encrypt one record
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if is_mutual else 0
     context.set_verify(SSL.VERIFY_PEER | required, _accept)
     context.set_verify_depth(0)

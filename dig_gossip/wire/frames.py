@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dig_gossip.errors import ClientError
-from dig_gossip.wire.masking import mask
+from dig_gossip.wire.masking import mask, mask_joined, unmask
 from dig_gossip.wire.message import Message, set_data, set_id, set_type
 
 _FIN_BINARY: Final = 0x82
@@ -40,6 +40,9 @@ _ENVELOPE = struct.Struct("!BBI")
 
 #: Payloads of this many bytes and more have a header that a run does not write.
 LONG_FRAME_BYTES: Final = 65_536
+
+#: A run whose pieces have so many bytes on average is not joined before it is encrypted.
+_BULKY_PIECE: Final = 8192
 
 _KEYS_AT_A_TIME: Final = 256
 _keys: list[int] = []
@@ -96,7 +99,8 @@ class OutboundFrame:
 class FrameRun:
     """Messages that leave together, as one run of unmasked frames.
 
-    A message costs one ``struct`` call and two appends; its data is copied once, by :meth:`take`.
+    A message costs one ``struct`` call and two appends; its data is copied once at most, by
+    :meth:`take`.
 
     :ivar size: bytes of the frames in it.
     Bounds: none of its own; the caller takes what it holds in time.
@@ -110,28 +114,28 @@ class FrameRun:
 
     def add(self, message: Message) -> None:
         """Add a message that is, envelope included, shorter than ``LONG_FRAME_BYTES``."""
-        data, append = message.data, self._parts.append
-        append(self._head(message.type, message.id, len(data)))
-        append(data)
+        data = message.data
+        self._parts += (self._head(message.type, message.id, len(data)), data)
 
-    def add_pieces(self, opcode: int, size: int, *pieces: bytes | memoryview) -> None:
-        """Add a message without an id, whose data is here in pieces.
+    def add_divided(self, opcode: int, begin: bytes, data: memoryview) -> None:
+        """Add a message without an id, whose data is here in a short and a long piece.
 
-        :param size: bytes of all pieces; bounded as in :meth:`add`.
+        Bounded as in :meth:`add`.
         """
-        self._parts.append(self._head(opcode, None, size))
-        self._parts += pieces
+        self._parts += (self._head(opcode, None, len(begin) + len(data)) + begin, data)
 
-    def take(self) -> bytes:
-        """The frames as bytes; the run is empty afterwards."""
-        run = b"".join(self._parts)
-        self.clear()
-        return run
+    def take(self) -> list[bytes | memoryview]:
+        """The frames as they are to be written; the run is empty afterwards.
+
+        :returns: pieces, which the next call may overwrite.
+        """
+        parts, size = self._parts, self.size
+        self._parts, self.size = [], 0
+        return parts if size >= _BULKY_PIECE * len(parts) else [b"".join(parts)]
 
     def clear(self) -> None:
         """Forget what is in it."""
-        self._parts.clear()
-        self.size = 0
+        self._parts, self.size = [], 0
 
     def _head(self, opcode: int, message_id: int | None, size: int) -> bytes:
         """Count a frame, and make what stands before its data."""
@@ -165,8 +169,13 @@ class MaskedRun(FrameRun):
         #: the key as a number, turned to each of the four places where a frame may begin
         self._keys: tuple[int, ...] = ()
 
-    def take(self) -> bytes:
-        return mask(super().take(), self._key.to_bytes(4, "big"))
+    def take(self) -> list[bytes | memoryview]:
+        parts, size = self._parts, self.size
+        self._parts, self.size = [], 0
+        key = self._key.to_bytes(4, "big")
+        if size >= _BULKY_PIECE * len(parts):
+            return [mask_joined(parts, size, key)]
+        return [mask(b"".join(parts), key)]
 
     def _head(self, opcode: int, message_id: int | None, size: int) -> bytes:
         at = self.size
@@ -298,6 +307,50 @@ def _take_masked(data: bytes, at: int, into: list[Message | None]) -> tuple[int,
             append(message)
         else:
             append(_decoded(plain[begin : begin + length]))
+        octets += length
+        at = stop
+    return at, octets
+
+
+def take_from_view(
+    memory: memoryview, at: int, end: int, is_masked: bool, into: list[Message | None]
+) -> tuple[int, int]:
+    """Do what :func:`take_messages` does, for large messages in memory that may be written to.
+
+    The mask is taken off in place, and only the data of a message is copied.
+
+    :param memory: bytes; ``at`` and ``end`` are where in it the first frame and the last byte are.
+    Cost: O(bytes), and a call of compiled code for each masked frame.
+    """
+    octets = 0
+    while end - at >= 4:
+        head, length = memory[at], memory[at + 1]
+        if is_masked:
+            length ^= _MASKED
+        start = at + 2
+        if length == 126:
+            length = memory[at + 2] << 8 | memory[at + 3]
+            if length < 126:
+                break
+            start = at + 4
+        elif length > 126:
+            break
+        if is_masked:
+            start += 4
+        stop = start + length
+        if stop > end or head != _FIN_BINARY:
+            break
+        if is_masked:
+            unmask(memory[start:stop], bytes(memory[start - 4 : start]))
+        opcode, tag, size = _ENVELOPE.unpack_from(memory, start) if length >= 6 else (0, -1, 0)
+        if tag == 0 and size == length - 6:
+            message = _new(Message)
+            set_type(message, opcode)
+            set_id(message, None)
+            set_data(message, bytes(memory[start + 6 : stop]))
+            into.append(message)
+        else:
+            into.append(_decoded(bytes(memory[start:stop])))
         octets += length
         at = stop
     return at, octets

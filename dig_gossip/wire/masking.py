@@ -8,7 +8,7 @@ its Python wrapper; where that is missing, ``bytes.translate`` on each of the fo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _from_bytes = int.from_bytes
@@ -17,8 +17,9 @@ _from_bytes = int.from_bytes
 _COMPILED_FROM = 144
 _TRANSLATED_FROM = 512
 
-#: Up to this many bytes the compiled masker works in a buffer that is kept.
-_SCRATCH_BYTES = 65_536
+#: Up to this many bytes work is done in buffers that are kept.
+_SCRATCH_BYTES = 163_840
+_joined = memoryview(bytearray(_SCRATCH_BYTES))
 
 
 def mask_small(payload: bytes, key: bytes) -> bytes:
@@ -43,10 +44,18 @@ def mask_pure(payload: bytes, key: bytes) -> bytes:
     return bytes(masked)
 
 
-def compiled(module: Any) -> Callable[[bytes, bytes], bytes]:  # Any: a cffi module
+def unmask_pure(view: memoryview, key: bytes) -> None:
+    """XOR in place without anything compiled."""
+    view[:] = mask_pure(bytes(view), key)
+
+
+def compiled(
+    module: Any,  # Any: a cffi module
+) -> tuple[Callable[[bytes, bytes], bytes], Callable[[memoryview, bytes], None]]:
     """XOR with Autobahn's compiled masker.
 
     :param module: ``_nvx_xormasker``.
+    :returns: what :data:`mask` and :data:`unmask` are to be.
     :raises Exception: of any kind, when it is not what we know; use :func:`mask_pure` then.
     """
     ffi, lib = module.ffi, module.lib
@@ -71,23 +80,51 @@ def compiled(module: Any) -> Callable[[bytes, bytes], bytes]:  # Any: a cffi mod
         free(masker)
         return masked
 
-    sample = bytes(range(251)) * 2
+    def unmask_compiled(view: memoryview, key: bytes) -> None:
+        if len(view) < _COMPILED_FROM:
+            view[:] = mask_small(bytes(view), key)
+            return
+        masker = new(key)
+        process(masker, from_buffer("uint8_t[]", view), len(view))
+        free(masker)
+
+    sample, key = bytes(range(251)) * 2, b"\x00\x5a\xff\x01"
     for length in (_COMPILED_FROM, len(sample)):
-        if mask_compiled(sample[:length], b"\x00\x5a\xff\x01") != mask_small(
-            sample[:length], b"\x00\x5a\xff\x01"
-        ):
+        expected = mask_small(sample[:length], key)
+        copy = bytearray(sample[:length])
+        unmask_compiled(memoryview(copy), key)
+        if mask_compiled(sample[:length], key) != expected or copy != expected:
             raise ValueError("the compiled masker gives other results")
-    return mask_compiled
+    return mask_compiled, unmask_compiled
 
 
-def _choose() -> tuple[Callable[[bytes, bytes], bytes], bool]:
+def mask_joined(pieces: Sequence[bytes | memoryview], size: int, key: bytes) -> bytes | memoryview:
+    """XOR pieces, joined, in memory that is kept.
+
+    :param size: bytes of all pieces.
+    :returns: valid until the next call.
+    """
+    if size > _SCRATCH_BYTES:
+        return mask(b"".join(pieces), key)
+    at = 0
+    for piece in pieces:
+        end = at + len(piece)
+        _joined[at:end] = piece
+        at = end
+    joined = _joined[:size]
+    unmask(joined, key)
+    return joined
+
+
+def _choose() -> tuple[Callable[[bytes, bytes], bytes], Callable[[memoryview, bytes], None], bool]:
     try:
         import _nvx_xormasker  # type: ignore[import-not-found]  # part of Autobahn's wheels
 
-        return compiled(_nvx_xormasker), True
+        return *compiled(_nvx_xormasker), True
     except Exception:
-        return mask_pure, False
+        return mask_pure, unmask_pure, False
 
 
-#: XOR ``payload`` with the repeated 4-byte ``key``; and whether that is done by compiled code.
-mask, COMPILED = _choose()
+#: XOR ``payload`` with the repeated 4-byte ``key``; the same in place; and whether that is done by
+#: compiled code.
+mask, unmask, COMPILED = _choose()

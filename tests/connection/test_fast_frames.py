@@ -23,6 +23,8 @@ from tests.connection.frame_streams import (
     StockIgnoringClient,
     StockIgnoringServer,
     StockServer,
+    ViewClient,
+    ViewServer,
     any_envelope,
     any_payload,
     batch_circumstances,
@@ -121,16 +123,25 @@ class SameAsAutobahnTests(SynchronousTestCase):
     def test_any_stream_of_messages_at_a_server(self, stream: bytes, seed: int, how: Any) -> None:
         """Taken by the batch they are the same messages, in the same order.  D4, design §5"""
         self.compare(BatchServer, StockIgnoringServer, stream, seed, how)
+        self.compare(ViewServer, StockIgnoringServer, stream, seed, how)
 
     @given(streams(masked=False, payloads=any_envelope), seeds, batch_circumstances)
     def test_any_stream_of_messages_at_a_client(self, stream: bytes, seed: int, how: Any) -> None:
         """Taken by the batch they are the same messages, in the same order.  D4, design §5"""
         self.compare(BatchClient, StockIgnoringClient, stream, seed, how)
+        self.compare(ViewClient, StockIgnoringClient, stream, seed, how)
 
     @given(streams(masked=False), seeds, circumstances)
     def test_any_stream_at_a_client(self, stream: bytes, seed: int, how: Any) -> None:
         """Unmasked frames: messages, answers, close codes and state are Autobahn's.  D4"""
         self.compare(FastClient, StockClient, stream, seed, how)
+
+    @given(st.binary(max_size=400), seeds, batch_circumstances)
+    def test_any_bytes_in_shared_memory(self, stream: bytes, seed: int, how: Any) -> None:
+        """Noise is noise there, too.  D4, D14"""
+        for begin in (b"", b"\x82", b"\x82\xfe\x00"):
+            self.compare(ViewServer, StockIgnoringServer, begin + stream, seed, how)
+            self.compare(ViewClient, StockIgnoringClient, begin + stream, seed, how)
 
     @given(st.binary(max_size=400), seeds, circumstances)
     def test_any_bytes(self, stream: bytes, seed: int, how: Any) -> None:
@@ -331,6 +342,35 @@ class HalfReceivedTests(SynchronousTestCase):
 
 class FastFramesTests(SynchronousTestCase):
     """Which way bytes take."""
+
+    def test_half_a_frame_waits_for_the_next_read(self) -> None:
+        """After a large read in one piece, else in pieces; it is counted either way.  design §5"""
+        for key, protocol in ((b"keys", ViewServer), (None, ViewClient)):
+            message = frame(b"\1\0" + (40_000).to_bytes(4, "big") + bytes(40_000), key=key)
+            for size, waits in ((66_000, True), (50_000, False), (60_000, False)):
+                websocket = make(protocol)
+                websocket.dataReceived(frame(b"", key=key))
+                data = message * 3
+                websocket.dataReceived(data[:size])
+                rest = size - len(message)
+                self.assertEqual(len(websocket.data), rest if waits else 0)
+                head = 8 if key else 4
+                self.assertEqual(websocket.half_received, rest if waits else rest - head)
+                self.assertTrue(websocket.is_bulky)
+                websocket.dataReceived(data[size:])
+                self.assertEqual(len(websocket.events), 4)
+                self.assertEqual(websocket.half_received, 0)
+
+    def test_small_messages_end_bulky_reading(self) -> None:
+        """They go the way that is made for them.  design §5"""
+        websocket = make(ViewServer)
+        small = frame(bytes([1, 0, 0, 0, 0, 5]) + bytes(5), key=b"keys")
+        websocket.dataReceived(small)
+        self.assertFalse(websocket.is_bulky)
+        websocket.dataReceived(small * 10 + whole(1, 30_000))
+        self.assertFalse(websocket.is_bulky)
+        websocket.dataReceived(small + whole(1, 30_000))
+        self.assertTrue(websocket.is_bulky)
 
     def test_whole_frames_do_not_meet_the_parser(self) -> None:
         """That is what makes them fast.  D4"""

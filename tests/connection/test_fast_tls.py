@@ -15,10 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet import _producer_helpers, tcp
+from twisted.internet.endpoints import _WrappingProtocol
+from twisted.internet.error import ConnectionDone
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, Cooperator
 from twisted.internet.testing import MemoryReactorClock
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.connection import fast_tls
@@ -429,10 +433,10 @@ class DirectTests(SynchronousTestCase):
         """However little that is; and it goes first when there is room.  D9"""
         self.tls.registerProducer(Quiet(self.app), True)
         while self.app.log[-1] != "pause":
-            self.tls.write_now(self.app.content(10_000))
+            self.tls.write_now([self.app.content(10_000)])
         self.assertIn(self.tcp, self.reactor.getWriters())
         self.assertLessEqual(self.tcp._tempDataLen, 10_100)
-        self.tls.write_now(self.app.content(50))  # who writes nevertheless comes after it
+        self.tls.write_now([self.app.content(50)])  # who writes nevertheless comes after it
         while self.app.log[-1] != "resume":
             self.carry()
             self.tcp.doWrite()
@@ -447,7 +451,7 @@ class DirectTests(SynchronousTestCase):
         self.setUp()
         for size in script:
             if size > 0:
-                self.tls.write_now(self.app.content(size))
+                self.tls.write_now([self.app.content(size)])
             elif size == 0:
                 self.carry()
             elif self.tcp in self.reactor.getWriters():
@@ -479,6 +483,96 @@ class DirectTests(SynchronousTestCase):
             sizes.append(self.tcp.bufferSize >> 10)
         self.assertEqual(sizes, [64, 64, 128, 256, 256, 256, 64, 64])
 
+    def send(self, size: int) -> None:
+        """Let the far end send so many bytes."""
+        self.peer_app.write(size)
+        self.reactor.advance(0)
+        self.far_end.sendall(self.peer_tcp.outgoing)
+        self.peer_tcp.outgoing.clear()
+
+    def test_bytes_are_read_from_the_socket(self) -> None:
+        """From the second read on, by ourselves; none is lost, and the end is noticed.  D4"""
+        self.peer_app.write(5)
+        self.carry()
+        for size in (100, 60_000, 1):
+            self.send(size)
+            with mock.patch.object(self.tls, "dataReceived", None):
+                self.assertIsNone(self.tcp.doRead())
+        self.assertIsNone(self.tcp.doRead())  # there is nothing
+        self.assertEqual(bytes(self.app.received), bytes(self.peer_app.written))
+        self.far_end.close()
+        self.assertIs(self.tcp.doRead(), CONNECTION_DONE)
+        self.tcp.socket.close()
+        self.assertIs(self.tcp.doRead(), CONNECTION_LOST)
+        self.tls.connectionLost(Failure(ConnectionDone()))
+        self.assertNotIn("doRead", vars(self.tcp))
+        self.assertEqual(fast_tls._inputs[0].view.nbytes, 262_144)
+        self.assertEqual(len(fast_tls._inputs), 1)
+
+    def test_somebody_between_reads_as_ever(self) -> None:
+        """Nobody who wants to see the bytes is passed over, except Twisted's endpoints.  D4"""
+        for between, is_direct in ((_WrappingProtocol(None, self.tls), True), (Factory(), False)):
+            self.tls._reads = False
+            self.tcp.protocol = between
+            self.peer_app.write(5)
+            self.carry()
+            self.assertEqual("doRead" in vars(self.tcp), is_direct)
+            vars(self.tcp).pop("doRead", None)
+
+    def test_bulky_reader_gets_memory(self) -> None:
+        """A protocol in whose reads there are large messages is spared a copy.  design §5"""
+        seen = []
+
+        def received(memory: memoryview, start: int, stop: int) -> None:
+            seen.append(bytes(memory[start:stop]))
+            memory[:] = bytes(len(memory))
+
+        self.app.plaintext_received = received
+        self.app.is_bulky = True
+        self.peer_app.write(70_000)
+        self.carry()
+        self.app.is_bulky = False
+        self.reactor.advance(0)
+        self.peer_app.write(5)
+        self.carry()
+        self.assertEqual(b"".join(seen) + self.app.received, bytes(self.peer_app.written))
+        self.assertEqual(len(self.app.received), 5)
+
+    def test_reading_that_leads_to_reading(self) -> None:
+        """Each has memory of its own, and gives it back.  D14"""
+        other = established(FAST)
+        other.apps[CLIENT].write(300)
+        stream = bytes(other.tcp[CLIENT].outgoing)
+        seen = []
+
+        def received(memory: memoryview, start: int, stop: int) -> None:
+            other.tls[SERVER].dataReceived(stream)
+            seen.append(bytes(memory[start:stop]))
+
+        self.app.plaintext_received = received
+        self.app.is_bulky = True
+        self.peer_app.write(500)
+        self.carry()
+        self.assertEqual(seen, [bytes(self.peer_app.written)])
+        self.assertEqual(other.apps[SERVER].received, other.apps[CLIENT].written)
+
+    def test_failure_in_the_middle_of_a_read(self) -> None:
+        """What OpenSSL has not read stays, for whoever reads next.  D14"""
+        with mock.patch.object(self.app, "dataReceived", side_effect=ZeroDivisionError):
+            self.peer_app.write(fast_tls._SCRATCH_BYTES + 700)
+            data = bytes(self.peer_tcp.outgoing)
+            self.peer_tcp.outgoing.clear()
+            self.assertRaises(ZeroDivisionError, self.tls.dataReceived, data)
+        self.assertFalse(self.tls._is_lent)
+        for _ in range(2):
+            self.reactor.advance(0)
+            self.peer_app.write(30)
+            self.carry()
+        self.assertEqual(
+            bytes(self.app.received), bytes(self.peer_app.written[fast_tls._SCRATCH_BYTES :])
+        )
+        self.assertTrue(self.tls._is_lent)
+
     def test_other_transports_are_left_alone(self) -> None:
         """What is not a socket of Twisted's gets its bytes as ever.  D4"""
         self.assertFalse(self.peer._is_direct)
@@ -507,7 +601,8 @@ class FallbackTests(SynchronousTestCase):
         def openssl(**changes: Any) -> Any:
             names = (
                 *("SSL_read", "SSL_write", "SSL_get_error", "SSL_ERROR_WANT_READ"),
-                *("BIO_read", "BIO_write"),
+                *("BIO_read", "BIO_write", "BIO_new", "BIO_s_mem", "BIO_new_mem_buf"),
+                *("BIO_set_mem_eof_return", "BIO_get_mem_data", "SSL_set_bio"),
             )
             known = {name: getattr(SSL._lib, name) for name in names}
             return SimpleNamespace(
@@ -515,12 +610,13 @@ class FallbackTests(SynchronousTestCase):
                 Context=SSL.Context,
                 TLS_CLIENT_METHOD=SSL.TLS_CLIENT_METHOD,
                 WantReadError=SSL.WantReadError,
+                Error=SSL.Error,
                 _ffi=SSL._ffi,
                 _lib=SimpleNamespace(**{**known, **changes}),
             )
 
-        self.assertEqual(len(fast_tls.inside(openssl(), twisted())), 9)
-        for name in ("_ffi", "_lib", "WantReadError"):
+        self.assertEqual(len(fast_tls.inside(openssl(), twisted())), 11)
+        for name in ("_ffi", "_lib", "WantReadError", "Error"):
             fake = openssl()
             delattr(fake, name)
             self.assertRaises(AttributeError, fast_tls.inside, fake, twisted())
@@ -531,8 +627,12 @@ class FallbackTests(SynchronousTestCase):
             {"SSL_write": lambda *_: 1},
             {"SSL_get_error": lambda *_: 5},
             {"BIO_write": lambda *_: -1},
+            {"BIO_get_mem_data": lambda *_: 3},
+            {"SSL_set_bio": lambda *_: None},
         ):
             self.assertRaises(ValueError, fast_tls.inside, openssl(**changes), twisted())
+        null = {"BIO_new_mem_buf": lambda *_: SSL._ffi.NULL}
+        self.assertRaises(MemoryError, fast_tls.inside, openssl(**null), twisted())
         for name in fast_tls._TWISTED_METHODS:
             self.assertRaises(TypeError, fast_tls.inside, SSL, twisted(**{name: None}))
         for name in fast_tls._TWISTED_FLAGS:

@@ -280,6 +280,28 @@ class BudgetTests(LanesCase):
         transfers = [f.message.data[:4] for f in self.drain(lanes)]
         self.assertEqual(transfers, [n.to_bytes(4, "big") for n in range(6) for _ in range(4)])
 
+    def test_several_at_once_overtake_nobody(self) -> None:
+        """Only where nothing waits elsewhere, not even what was held back before.  CON-005.3"""
+        budget = FixedBudget()
+        lanes = self.make(None, budget)
+        for number in range(3):
+            lanes.offer(frame(NORMAL, number))
+        self.assertEqual([number_of(f) for f in lanes.take_small(47)], [0, 1])
+        budget.waits[NORMAL] = 3.0
+        lanes.offer(frame(33, 3))
+        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual([number_of(f) for f in self.drain(lanes)], [3])
+        lanes.offer(frame(NORMAL, 4))
+        budget.waits.clear()
+        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual([number_of(f) for f in self.drain(lanes)], [2, 4])
+        lanes.offer(frame(NORMAL, 5))
+        lanes.offer(frame(CRITICAL, 6))
+        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual([number_of(f) for f in self.drain(lanes)], [6, 5])
+        lanes.offer(frame(BULK, 7, 70_000))
+        self.assertEqual(lanes.take_small(1000), [])
+
     def test_what_waits_for_its_budget_is_bounded(self) -> None:
         """Beyond 1024 of an opcode new ones are refused, and only they.  CON-005.3"""
         budget = FixedBudget()

@@ -147,6 +147,18 @@ class LanesMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.take_one()
 
+    @rule(room=st.sampled_from([1, 100, 5000]))
+    def take_small(self, room: int) -> None:
+        for frame in self.lanes.take_small(room):
+            ready = self.ready()
+            entry = self.recognized(frame)
+            assert entry in ready, f"{entry} went before {ready}"
+            self.check_share(entry.lane, {each.lane for each in ready})
+            assert room > 0
+            room -= frame.size
+        if self.levels is not None and len(self.waiting) < LEVELS.tx_dedup_threshold:
+            self.announced.clear()
+
     def take_one(self) -> None:
         ready = self.ready()
         frame = self.lanes.take()

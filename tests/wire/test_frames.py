@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.wire import frames
-from dig_gossip.wire.frames import FrameRun, MaskedRun, take_messages
+from dig_gossip.wire.frames import FrameRun, MaskedRun, take_from_view, take_messages
 from dig_gossip.wire.masking import mask
 from dig_gossip.wire.message import Message
 from tests.connection.frame_streams import BINARY, PING, StockClient, StockServer, frame, make
@@ -27,7 +27,7 @@ def run_of(content: list[Message], as_client: bool) -> bytes:
     for message in content:
         run.add(message)
     size = run.size
-    data = run.take()
+    data = b"".join(run.take())
     assert len(data) == size
     assert run.size == 0
     return data
@@ -38,6 +38,16 @@ def taken(data: bytes, is_masked: bool) -> tuple[list[Message | None], int, int]
     into: list[Message | None] = []
     at, octets = take_messages(data, 0, is_masked, into)
     return into, at, octets
+
+
+def taken_from_view(data: bytes, is_masked: bool) -> tuple[list[Message | None], int, int]:
+    """The same from memory that is written to, and used again."""
+    into: list[Message | None] = []
+    memory = bytearray(b"x" + data + b"\x82\0yz")
+    at, octets = take_from_view(memoryview(memory), 1, len(data) + 1, is_masked, into)
+    assert memory[at:] == data[at - 1 :] + b"\x82\0yz"
+    memory[:] = bytes(len(memory))
+    return into, at - 1, octets
 
 
 class FrameRunTests(SynchronousTestCase):
@@ -56,6 +66,9 @@ class FrameRunTests(SynchronousTestCase):
     def test_any_run_comes_back(self, content: list[Message], as_client: bool) -> None:
         """What is sent in one go is read in one go.  design §5"""
         data = run_of(content, as_client)
+        self.assertEqual(
+            taken_from_view(data, as_client), (content, len(data), sum(map(len, content)))
+        )
         into, at, octets = taken(data, as_client)
         # The last one may be too short to be looked at in the fast way.
         self.assertEqual(into, content[: len(into)])
@@ -85,7 +98,8 @@ class TakeMessagesTests(SynchronousTestCase):
             data = b"".join(
                 frame(bytes(one), key=key) for one, key in zip(content, keys, strict=False)
             )
-            self.assertEqual(taken(data, True)[0], content[: len(keys)])
+            for take in (taken, taken_from_view):
+                self.assertEqual(take(data, True)[0], content[: len(keys)])
 
     def test_unmasking_ahead_is_bounded(self) -> None:
         """Nobody makes us unmask the rest of the buffer for every other frame.  design D14"""
@@ -118,8 +132,10 @@ class TakeMessagesTests(SynchronousTestCase):
                 b"\x82",
                 b"",
             ):
-                into, at, octets = taken(first + odd, is_masked)
-                self.assertEqual((into, at, octets), ([good], len(first), 10), odd[:20])
+                for take in (taken, taken_from_view):
+                    self.assertEqual(
+                        take(first + odd, is_masked), ([good], len(first), 10), odd[:20]
+                    )
 
     def test_payloads_that_are_no_messages(self) -> None:
         """Each is a hole in the list, and the next is found.  MSG-101-X"""
@@ -127,15 +143,16 @@ class TakeMessagesTests(SynchronousTestCase):
         for is_masked, key in ((True, b"keys"), (False, None)):
             for payload in (b"", b"\1", bytes(5), b"\1\0\0\0\0\1", b"\1\2" + bytes(4), bytes(300)):
                 data = frame(payload, key=key) + frame(bytes(good), key=key)
-                into, at, octets = taken(data, is_masked)
-                self.assertEqual((into, at), ([None, good], len(data)), payload)
-                self.assertEqual(octets, len(payload) + len(good))
+                expected = ([None, good], len(data), len(payload) + len(good))
+                for take in (taken, taken_from_view):
+                    self.assertEqual(take(data, is_masked), expected, payload)
 
     @given(st.binary(max_size=100), st.booleans())
     def test_any_bytes(self, data: bytes, is_masked: bool) -> None:
         """No exception, and nothing is read twice.  design D14"""
         for begin in (b"", bytes([0x80 | BINARY])):
-            into, at, octets = taken(begin + data, is_masked)
-            self.assertLessEqual(at, len(begin + data))
-            self.assertLessEqual(octets, at)
-            self.assertLessEqual(len(into) * 2, at)
+            for take in (taken, taken_from_view):
+                into, at, octets = take(begin + data, is_masked)
+                self.assertLessEqual(at, len(begin + data))
+                self.assertLessEqual(octets, at)
+                self.assertLessEqual(len(into) * 2, at)

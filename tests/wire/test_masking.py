@@ -45,6 +45,14 @@ class MaskTests(SynchronousTestCase):
             self.assertEqual(method(payload, key), plainly(payload, key))
             self.assertEqual(method(method(payload, key), key), payload)
 
+    @given(st.binary(max_size=700), st.binary(min_size=4, max_size=4), st.integers(0, 9))
+    def test_in_place(self, payload: bytes, key: bytes, before: int) -> None:
+        """The same without a copy, and nothing around it changes.  wire §1"""
+        for method in (masking.unmask, masking.unmask_pure):
+            memory = bytearray(b"x" * before + payload + b"yz")
+            method(memoryview(memory)[before:-2], key)
+            self.assertEqual(memory, b"x" * before + plainly(payload, key) + b"yz")
+
     def test_argument_is_left_alone(self) -> None:
         """The payload masked may be in use elsewhere.  wire §1"""
         for length in LENGTHS:
@@ -71,6 +79,7 @@ class ChoiceTests(SynchronousTestCase):
         copy = self.reloaded(None)
         self.assertFalse(copy.COMPILED)
         self.assertIs(copy.mask, copy.mask_pure)
+        self.assertIs(copy.unmask, copy.unmask_pure)
 
     def test_with_another_masker_than_we_know(self) -> None:
         """One that has other functions, or other results, is not used.  D4"""
@@ -95,8 +104,9 @@ class ChoiceTests(SynchronousTestCase):
             return
         module: Any = importlib.import_module("_nvx_xormasker")
         lib = mock.Mock(wraps=module.lib)
-        method = masking.compiled(SimpleNamespace(ffi=module.ffi, lib=lib))
+        method, in_place = masking.compiled(SimpleNamespace(ffi=module.ffi, lib=lib))
         for length in LENGTHS:
             method(bytes(length), b"keys")
+            in_place(memoryview(bytearray(length)), b"keys")
         self.assertGreater(lib.nvx_xormask_new.call_count, 5)
         self.assertEqual(lib.nvx_xormask_new.call_count, lib.nvx_xormask_free.call_count)
