@@ -322,12 +322,10 @@ class AddressManager:
         """
         next_word = self._words.next
         new, tried = self._new.networks, self._tried.networks
-        if new_only or not tried:
-            networks = new
-        elif not new:
-            networks = tried
-        else:
+        if new and tried and not new_only:
             networks = new if next_word() & 1 else tried
+        else:
+            networks = new if new_only or new else tried
         if not networks:
             return None
         count = len(networks)
