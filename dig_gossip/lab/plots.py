@@ -10,10 +10,11 @@ Programs row of the stage table. Source: design §6, D17.
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
@@ -38,6 +39,9 @@ _WIDTH, _HEIGHT = 5.2, 3.3  # inches: a phone shows them at about their own size
 #: Points of redundancy over time.
 _BINS: Final = 60
 
+#: Draws into an empty figure; says whether there was anything to draw.
+_Draw: TypeAlias = "Callable[[Figure, Sequence[RunResult]], bool]"
+
 
 @attrs.frozen(kw_only=True)
 class Picture:
@@ -58,23 +62,38 @@ class Picture:
     inline: str
 
 
-def pictures(runs: Sequence[RunResult]) -> list[Picture]:
+def pictures(runs: Sequence[RunResult], *, prefix: str = "") -> list[Picture]:
     """Draw all that there is something to draw of.
 
     :param runs: of one scenario.
+    :param prefix: for the names, so that a page can have several sets.
     """
+    drawings = [
+        *_DRAWINGS[:2],
+        *(
+            (f"healing-{phase}", f"Healing: {phase_title(phase)}", _HEALING_TEXT, _healing(phase))
+            for phase in phases(runs)
+            if is_healing(phase)
+        ),
+        *_DRAWINGS[2:],
+    ]
     drawn = []
-    for name, title, text, draw in _DRAWINGS:
-        picture = _picture(name, title, text, draw, runs)
+    for name, title, text, draw in drawings:
+        picture = _picture(_file_name(prefix + name), title, text, draw, runs)
         drawn += [picture] if picture else []
     return drawn
+
+
+def _file_name(name: str) -> str:
+    """A phase may be called anything; a file, and an element of a page, may not."""
+    return re.sub(r"[^\w-]", "-", name, flags=re.ASCII).replace("_", "-")
 
 
 def _picture(
     name: str,
     title: str,
     text: str,
-    draw: Callable[[Figure, Sequence[RunResult]], bool],
+    draw: _Draw,
     runs: Sequence[RunResult],
 ) -> Picture | None:
     import matplotlib
@@ -125,7 +144,7 @@ def _for_page(svg: str, name: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
     svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: var(--sans)")
@@ -244,12 +263,21 @@ def _shade_warmup(axes: Axes, runs: Sequence[RunResult]) -> None:
         )  # fmt: skip
 
 
-def _healing(figure: Figure, runs: Sequence[RunResult]) -> bool:
-    """Share delivered and p99 of the first messages after the failure."""
-    others = [phase for phase in phases(runs) if phase != WARMUP]
-    phase = next((name for name in others if "fail" in name or "heal" in name), None)
-    if phase is None:
-        return False
+def is_healing(phase: str) -> bool:
+    """Whether a phase follows a failure: its name says so."""
+    return phase.startswith("after") or "fail" in phase or "heal" in phase
+
+
+def _healing(phase: str) -> _Draw:
+    """Share delivered and p99 of the first messages of a phase."""
+
+    def draw(figure: Figure, runs: Sequence[RunResult]) -> bool:
+        return _draw_healing(figure, runs, phase)
+
+    return draw
+
+
+def _draw_healing(figure: Figure, runs: Sequence[RunResult], phase: str) -> bool:
     shares, delays = figure.subplots(2, 1, sharex=True)
     styles = _styles(runs)
     drawn = False
@@ -296,7 +324,7 @@ def _whole_numbers(axes: Axes) -> None:
 _HEALING_MESSAGES: Final = 40
 
 
-def _histogram(name: str, label: str) -> Callable[[Figure, Sequence[RunResult]], bool]:
+def _histogram(name: str, label: str) -> _Draw:
     def draw(figure: Figure, runs: Sequence[RunResult]) -> bool:
         axes = figure.subplots()
         styles = _styles(runs)
@@ -334,7 +362,12 @@ def _mean_shares(histograms: Sequence[Mapping[str, int]]) -> dict[int, float]:
     return {value: counts[value] / total for value in sorted(counts)} if total else {}
 
 
-_DRAWINGS: Final = (
+_HEALING_TEXT: Final = (
+    "The first messages after the failure: how many of the deliveries that a flood would have made "
+    "happened, and how long they took; mean over the seeds, in a band from least to most."
+)
+
+_DRAWINGS: Final[Sequence[tuple[str, str, str, _Draw]]] = (
     (
         "propagation",
         "Propagation",
@@ -350,13 +383,6 @@ _DRAWINGS: Final = (
         _redundancy,
     ),
     (
-        "healing",
-        "Healing",
-        "The first messages after the failure: how many of the deliveries that a flood would have "
-        "made happened, and how long they took; mean over the seeds, in a band from least to most.",
-        _healing,
-    ),
-    (
         "degree",
         "Degree of the tree",
         "Links of a node along which full messages travel, at the end of the runs.",
@@ -369,5 +395,3 @@ _DRAWINGS: Final = (
         _histogram("depth", "hops from the origin"),
     ),
 )
-
-__all__ = ["COLORS", "Picture", "phase_title", "pictures"]
