@@ -5,6 +5,7 @@ Programs row of the stage table; pure.
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -143,14 +144,17 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 def distribution(delays: Iterable[float], due: int) -> list[tuple[float, float]]:
     """Make at most :data:`MAX_POINTS` points of (seconds, share of the deliveries due).
 
-    :param due: how many there should be, at least as many as there are.
+    :param due: how many there should be, usually at least as many as there are. The medians, the
+        ninth deciles and the 99th percentiles of those are among the points.
     """
     ordered = sorted(delays)
     count = len(ordered)
     if not count:
         return []
     points = min(MAX_POINTS, count)
-    indices = sorted({round(i * (count - 1) / max(1, points - 1)) for i in range(points)})
+    even = {round(i * (count - 1) / max(1, points - 4)) for i in range(points - 3)}
+    exact = {math.ceil(share * due) - 1 for share in (0.5, 0.9, 0.99)}
+    indices = sorted(index for index in even | exact if 0 <= index < count)
     return [(round(ordered[i], 6), round((i + 1) / max(due, count), 6)) for i in indices]
 
 

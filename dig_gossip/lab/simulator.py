@@ -186,7 +186,8 @@ class Simulator:
         count[1] += len(peers) * size
         if kind == "payload":
             self.payload_frames += len(peers)
-            record = self.records.get(id(message))
+            carried = message if message.__class__ is Message else message.payload  # type: ignore[attr-defined]
+            record = self.records.get(id(carried))
             if record is not None:
                 record.copies += len(peers)
         now = self.now
