@@ -44,7 +44,10 @@ def as_peer(node: int) -> PeerId:
 
 
 class Machine(Protocol):
-    """One node's protocol. Effects other than Send, Deliver, SetTimer and ClearTimer are ignored."""
+    """One node's protocol.
+
+    Effects other than Send, Deliver, SetTimer and ClearTimer are ignored.
+    """
 
     def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
         """A link begins; ``dialed`` by us; ``rtt`` in seconds, should we measure it."""

@@ -100,15 +100,21 @@ class Reach:
         """Links or nodes have changed."""
         self._cache.clear()
 
-    def component(self, origin: int, links: list[dict[int, float]], alive: bytearray) -> frozenset[int]:
-        """The living nodes connected to a living origin, itself included. Cost: O(links) or O(1)."""
+    def component(
+        self, origin: int, links: list[dict[int, float]], passes: bytearray
+    ) -> frozenset[int]:
+        """The nodes connected to an origin through others like it, itself included.
+
+        :param passes: of each node, whether it lives and passes messages on.
+        Cost: O(links), or O(1) if nothing has changed.
+        """
         found = self._cache.get(origin)
         if found is None:
             reached = {origin}
             waiting = [origin]
             while waiting:
                 for peer in links[waiting.pop()]:
-                    if alive[peer] and peer not in reached:
+                    if passes[peer] and peer not in reached:
                         reached.add(peer)
                         waiting.append(peer)
             found = frozenset(reached)

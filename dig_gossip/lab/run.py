@@ -6,6 +6,7 @@ Programs row of the stage table. Source: design D1, §6.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, islice
@@ -13,12 +14,14 @@ from random import Random
 from typing import Final
 
 from dig_gossip.constants import PING_INTERVAL_SECS, PING_PAYLOAD_BYTES
+from dig_gossip.errors import InvalidConfig
+from dig_gossip.lab.adversaries import PLUMTREE_ONLY, Watch, disguised
 from dig_gossip.lab.figures import facts_of
-from dig_gossip.lab.machine import PAYLOAD, Machine, as_peer
+from dig_gossip.lab.machine import PAYLOAD, Machine, PlumtreeMachine, as_peer
 from dig_gossip.lab.overlay import Places, Reach, build_edges
 from dig_gossip.lab.protocols import KINDS_BY_PROTOCOL
 from dig_gossip.lab.recorder import Record, distribution, histogram
-from dig_gossip.lab.scenario import Phase, Scenario
+from dig_gossip.lab.scenario import Adversary, Phase, Scenario
 from dig_gossip.lab.simulator import Simulator
 from dig_gossip.lab.values import WARMUP, RunResult, Tree
 from dig_gossip.wire.message import Message
@@ -45,6 +48,7 @@ def run(
         alone, so that protocols meet the same network.
     :param progress: called now and then with the share that is done, 0..1.
     :raises KeyError: there is no such protocol.
+    :raises InvalidConfig: an adversary of the scenario does not speak it.
     Cost: about 100 µs a delivery with Plumtree, see :doc:`/lab`.
     """
     was_collecting = gc.isenabled()
@@ -90,9 +94,23 @@ class _Experiment:
             retransmit=network.retransmit_ms / 1000,
             rng=self._random("loss"),
         )
+        self.watch = Watch()
+        #: node -> what it is instead of honest
+        self.adversaries = self._choose_adversaries()
+        #: of each node, whether it lives and passes messages on
+        self.passes = bytearray(b"\x01" * overlay.nodes)
+        for node, adversary in self.adversaries.items():
+            if adversary.kind == "black-hole":
+                self.passes[node] = 0
+            if adversary.kind == "slow-drip":
+                self.simulator.delays[node] = adversary.delay_secs
         self.simulator.machines += [self._machine(node) for node in nodes]
         #: nodes in the order in which they are chosen as recurring origins
-        self.favorites = self._random("origins").sample(nodes, overlay.nodes)
+        self.favorites = [
+            node
+            for node in self._random("origins").sample(nodes, overlay.nodes)
+            if node not in self.adversaries
+        ]
         for edge in build_edges(overlay, self.places, self._random("overlay")):
             self._connect(*edge)
         self.end = self._write_script()
@@ -118,6 +136,12 @@ class _Experiment:
         facts["repeated_deliveries"] = float(sum(record.repeated for record in self.records))
         facts["events"] = float(simulator.events)
         facts["links"] = sum(map(len, simulator.links)) / 2
+        facts |= self._counters()
+        if self.adversaries:
+            facts["adversary.nodes"] = float(len(self.adversaries))
+        if any(adversary.kind == "spy" for adversary in self.adversaries.values()):
+            measured = [record for record in self.records if record.phase != WARMUP]
+            facts["adversary.guessed_share"] = self.watch.guessed(measured)
         return RunResult(
             scenario=self.scenario.name,
             protocol=self.protocol,
@@ -133,6 +157,14 @@ class _Experiment:
             facts=facts,
         )
 
+    def _counters(self) -> dict[str, float]:
+        """The engines' own totals, over the honest nodes, if this protocol is the node's."""
+        totals: Counter[str] = Counter()
+        for machine in self.simulator.machines:
+            if isinstance(machine, PlumtreeMachine):
+                totals.update(machine.engine.snapshot().counters)
+        return {f"engine.{name}": float(count) for name, count in sorted(totals.items())}
+
     def _delays(self, phase: str) -> list[float]:
         """Of all deliveries of the messages of a phase, in rising order."""
         records = [record for record in self.records if record.phase == phase]
@@ -147,7 +179,26 @@ class _Experiment:
         self.lives[node] += 1
         rng = self._random(f"node {node} {self.lives[node]}")
         simulator = self.simulator
-        return self.kind.build(self.scenario, node, lambda: simulator.now, rng)
+        machine = self.kind.build(self.scenario, node, lambda: simulator.now, rng)
+        adversary = self.adversaries.get(node)
+        if adversary is None:
+            return machine
+        return disguised(
+            adversary.kind, machine, interval=adversary.delay_secs, rng=rng, watch=self.watch
+        )
+
+    def _choose_adversaries(self) -> dict[int, Adversary]:
+        nodes = self.scenario.overlay.nodes
+        order = self._random("adversaries").sample(range(nodes), nodes)
+        chosen: dict[int, Adversary] = {}
+        for adversary in self.scenario.adversaries:
+            if adversary.kind in PLUMTREE_ONLY and self.protocol != "plumtree":
+                raise InvalidConfig(
+                    f"{self.scenario.name}: a {adversary.kind} speaks plumtree, not {self.protocol}"
+                )
+            for _ in range(round(adversary.share * nodes)):
+                chosen[order.pop()] = adversary
+        return chosen
 
     def _connect(self, dialer: int, dialed: int, latency: float) -> None:
         self.reach.forget()
@@ -206,6 +257,7 @@ class _Experiment:
     def _silence(self, nodes: list[int]) -> None:
         self.reach.forget()
         for node in nodes:
+            self.passes[node] = 0
             self.simulator.silence(node)
             self.left.append((self.simulator.now, node))
 
@@ -271,7 +323,7 @@ class _Experiment:
             origin,
             simulator.now,
             phase.name,
-            self.reach.component(origin, simulator.links, alive),
+            self.reach.component(origin, simulator.links, self.passes),
             len(alive),
         )
         if is_last:
@@ -304,6 +356,8 @@ class _Experiment:
         simulator = self.simulator
         self._lose(node)
         simulator.revive(node, self._machine(node))
+        adversary = self.adversaries.get(node)
+        self.passes[node] = adversary is None or adversary.kind != "black-hole"
         self.reach.forget()
         for _ in range(self.scenario.overlay.links):
             self._dial(node)

@@ -50,13 +50,9 @@ PROTOCOLS: Final = (
 ADVERSARIES: Final = ("spy", "black-hole", "prune-storm", "liar", "slow-drip")
 
 
-def _numbers(low: float, high: float, limit: int) -> Any:  # Any: a converter of attrs
-    rule = number(low, high)
-
-    def read(value: object) -> tuple[float, ...]:
-        return tuple(rule.read(item) for item in read_list(value, limit))
-
-    return read
+def _read_numbers(value: object) -> tuple[float, ...]:
+    rule = number(0, 1_000_000)
+    return tuple(rule.read(item) for item in read_list(value, MAX_REGIONS))
 
 
 def _read_prose(value: object) -> str:
@@ -76,8 +72,7 @@ def _read_sizes(value: object) -> tuple[int, ...]:
 
 
 def _read_matrix(value: object) -> tuple[tuple[float, ...], ...]:
-    read = _numbers(0, 10_000, MAX_REGIONS)
-    return tuple(read(row) for row in read_list(value, MAX_REGIONS))
+    return tuple(_read_numbers(row) for row in read_list(value, MAX_REGIONS))
 
 
 def _read_names(value: object) -> tuple[str, ...]:
@@ -121,7 +116,7 @@ class Network:
 
     latency_ms: tuple[float, ...] = attrs.field(
         default=(10.0, 100.0),
-        converter=_numbers(0, 10_000, 2),
+        converter=_read_numbers,
         metadata=about(
             "Least and greatest one-way latency of a link, drawn evenly; with regions, what each "
             "link adds to the latency between its regions.",
@@ -136,7 +131,7 @@ class Network:
     )
     shares: tuple[float, ...] = attrs.field(
         default=(),
-        converter=_numbers(0, 1_000_000, MAX_REGIONS),
+        converter=_read_numbers,
         metadata=about("The weight of each region.", kind="list of numbers"),
     )
     between_ms: tuple[tuple[float, ...], ...] = attrs.field(
@@ -297,7 +292,10 @@ class Adversary:
     )
     share: float = option(0.1, number(0, 0.9), "The share of nodes.")
     delay_secs: float = option(
-        2.0, number(0, 600), "How late ``slow-drip`` is, and how often the noisy act.", unit="seconds"
+        2.0,
+        number(0, 600),
+        "How late ``slow-drip`` is, and how often the noisy act.",
+        unit="seconds",
     )
 
 
@@ -314,9 +312,7 @@ class Settings:
     protocols: tuple[str, ...] = attrs.field(
         default=("plumtree", "flood"),
         converter=_read_protocols,
-        metadata=about(
-            f"What to run: any of {', '.join(PROTOCOLS)}.", kind="list of text"
-        ),
+        metadata=about(f"What to run: any of {', '.join(PROTOCOLS)}.", kind="list of text"),
     )
     fanout: int = option(8, integer(1, 256), "``gossip_fanout`` of the node.", unit="peers")
     sample_secs: float = option(

@@ -78,7 +78,7 @@ class Simulator:
         self._loss = loss
         self._retransmit = retransmit
         self._rng = rng
-        self._latest: dict[tuple[int, int], float] = {}
+        self._latest: dict[tuple[int, PeerId], float] = {}
         self._heap: list[_Event] = []
         self._sequence = itertools.count()
         self._timers: list[dict[TimerKey, int]] = [{} for _ in range(nodes)]
@@ -92,9 +92,7 @@ class Simulator:
         self.links[dialed][dialer] = latency
         for node, peer in ((dialer, dialed), (dialed, dialer)):
             machine = self.machines[node]
-            self.perform(
-                node, machine.peer_up(_peer(peer), dialed=node == dialer, rtt=2 * latency)
-            )
+            self.perform(node, machine.peer_up(_peer(peer), dialed=node == dialer, rtt=2 * latency))
 
     def disconnect(self, a: int, b: int) -> None:
         """Close a link, if there is one; living ends know at once, frames under way are lost."""
@@ -213,8 +211,8 @@ class Simulator:
                 if self._rng.random() < self._loss:
                     arrival += self._retransmit
                 key = (node, peer)
-                arrival = max(arrival, self._latest.get(key, -math.inf))  # type: ignore[call-overload]
-                self._latest[key] = arrival  # type: ignore[index]
+                arrival = max(arrival, self._latest.get(key, -math.inf))
+                self._latest[key] = arrival
             push(heap, (arrival, next(sequence), peer, node, message))  # type: ignore[misc]
         self._free[node] = free
 

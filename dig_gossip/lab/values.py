@@ -120,9 +120,7 @@ class RunResult:
                 phase: [(float(seconds), float(share)) for seconds, share in points]
                 for phase, points in data["cdf"].items()
             },
-            series=[
-                {name: float(value) for name, value in row.items()} for row in data["series"]
-            ],
+            series=[{name: float(value) for name, value in row.items()} for row in data["series"]],
             tree=Tree(
                 degree={key: int(count) for key, count in data["tree"]["degree"].items()},
                 depth={key: int(count) for key, count in data["tree"]["depth"].items()},

@@ -4,8 +4,8 @@ A model, in the programs row of the stage table. What is new is announced to eve
 it came from (``new_transaction``: id, cost and fees, 48 bytes). Who lacks it asks one announcer
 (``request_transaction``, 32 bytes), and the next one if nothing has come after five seconds.
 
-Known properties, without losses and failures: a message takes N − 1 full copies and, as a flood
-does, 2E − N + 1 announcements.
+Known properties, without losses and failures: a message takes N - 1 full copies and, as a flood
+does, 2E - N + 1 announcements.
 
 Source: chia-blockchain, ``chia/full_node/full_node_api.py``: ``new_transaction``,
 ``request_transaction``; ``chia/full_node/full_node.py``: ``add_transaction``.

@@ -1,7 +1,7 @@
 """Naive flooding: whatever is new goes to every peer but the one it came from.
 
 A model, in the programs row of the stage table. Known property: on an overlay of N nodes and E
-links, without losses and failures, a message takes 2E − N + 1 frames, whatever the latencies:
+links, without losses and failures, a message takes 2E - N + 1 frames, whatever the latencies:
 the origin sends on all its links, every other node on all but one.
 """
 

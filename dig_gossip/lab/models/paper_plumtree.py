@@ -6,7 +6,7 @@ four bytes for the round. Timers are those of behaviour PLT-005: 500 ms from an 
 graft, 250 ms to the next one. The tree is optimized as in the paper, with a threshold of 3 hops.
 
 Known property: when messages of one origin follow each other without losses and failures, and one
-at a time, each takes N − 1 full copies once the tree has formed.
+at a time, each takes N - 1 full copies once the tree has formed.
 
 Source: J. Leitão, J. Pereira, L. Rodrigues, "Epidemic Broadcast Trees", 2007, algorithms 1 to 4.
 """
