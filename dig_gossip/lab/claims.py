@@ -250,8 +250,8 @@ the node runs. ``make results`` makes this page anew; nothing on it was written 
 Counterparts are models, written from their specifications, on the same overlays with the same
 origins. Figures are means over the seeds; in brackets is the worst seed, which decides whether a
 claim holds. *Ideal* is one framed copy for each delivery: payload, envelope and 60 bytes of
-framing, and nothing else. All bytes count: payload, announcements, grafts, prunes, control, framing.
-Warm-up is left out of the claims, and its cost shown below.
+framing, and nothing else. All bytes count: payload, announcements, grafts, prunes, control and
+framing. Warm-up is left out of the claims, and its cost shown below.
 """
 
 
