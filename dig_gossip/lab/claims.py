@@ -291,9 +291,10 @@ def missed(folders: Sequence[Results]) -> list[str]:
         results = _find(folders, claim.scenario)
         spread = claim.spread(results, OURS) if results else None
         if spread and claim.verdict(spread) != "yes":
-            how = "in the mean, but not with every seed" if claim.reaches(spread.mean) else "not"
+            in_mean = claim.reaches(spread.mean)
+            how = "reached in the mean, but not with every seed" if in_mean else "not reached"
             found.append(
-                f"{claim.text}: the goal {claim.goal_text()} is reached {how}: "
+                f"{claim.text}: the goal {claim.goal_text()} is {how}: "
                 f"{spread_text(spread, claim.kind)}."
             )
     return found

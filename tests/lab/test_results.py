@@ -144,10 +144,9 @@ class FolderTests(SynchronousTestCase):
 
     def refused(self) -> DamagedResults:
         """Read what cannot be read."""
-        with self.assertRaises(DamagedResults) as caught:
-            read_results(str(self.folder))
-        self.assertNotIn("\n", str(caught.exception))
-        return caught.exception
+        error: DamagedResults = self.assertRaises(DamagedResults, read_results, str(self.folder))
+        self.assertNotIn("\n", str(error))
+        return error
 
     def test_folder_is_read_as_what_was_written(self) -> None:
         """Order of protocols and runs, the scenario's text.  design §6"""
