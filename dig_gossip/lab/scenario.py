@@ -59,6 +59,14 @@ def _numbers(low: float, high: float, limit: int) -> Any:  # Any: a converter of
     return read
 
 
+def _read_prose(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 10_000:
+        raise ValueError(f"must be text of at most 10000 characters, not {show(value)}")
+    if not all(char.isprintable() or char == "\n" for char in value):
+        raise ValueError("must have no control characters")
+    return value.strip()
+
+
 def _read_sizes(value: object) -> tuple[int, ...]:
     rule = integer(16, 1_048_576)
     sizes = tuple(rule.read(item) for item in read_list(value, 1000))
@@ -298,7 +306,11 @@ class Settings:
     """The keys outside of any table."""
 
     title: str = option("", text(0, 200), "One line for lists and headings.")
-    description: str = option("", text(0, 10_000), "What the scenario shows, and what it assumes.")
+    description: str = attrs.field(
+        default="",
+        converter=_read_prose,
+        metadata=about("What the scenario shows, and what it assumes.", kind="text"),
+    )
     protocols: tuple[str, ...] = attrs.field(
         default=("plumtree", "flood"),
         converter=_read_protocols,
