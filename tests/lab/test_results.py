@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dig_gossip.lab import results as results_module
 from dig_gossip.lab.results import (
     RUNS_FILE,
     SCENARIO_FILE,
@@ -211,7 +212,7 @@ class FolderTests(SynchronousTestCase):
     def test_a_file_that_is_too_large_is_not_read(self) -> None:
         """The limit is checked before anything is parsed.  design D14"""
         self.write()
-        self.patch(__import__("dig_gossip.lab.results").lab.results, "MAX_RUNS_BYTES", 1000)
+        self.patch(results_module, "MAX_RUNS_BYTES", 1000)
         self.assertIn("larger than 1000 bytes", str(self.refused()))
 
     @given(st.binary(max_size=300), st.booleans())

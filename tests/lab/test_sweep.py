@@ -8,6 +8,7 @@ import socket
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from dig_gossip.lab import sweep as sweep_module
 from dig_gossip.lab.results import run_line
 from dig_gossip.lab.scenario import Scenario, parse
 from dig_gossip.lab.sweep import (
@@ -184,18 +185,18 @@ class DaskTests(SweepCase):
 
     def test_a_scheduler_that_is_not_there_is_named(self) -> None:
         """Nobody listens, it is no address, or nobody works for it.  design §6"""
-        self.patch(__import__("dig_gossip.lab.sweep").lab.sweep, "SCHEDULER_TIMEOUT_SECS", 0.5)
+        idle = self.cluster(0)
+        error: SchedulerUnreachable = self.assertRaises(
+            SchedulerUnreachable, sweep, scenario(), ["flood"], [1], scheduler=idle
+        )
+        self.assertIn("no workers", str(error))
+        self.patch(sweep_module, "SCHEDULER_TIMEOUT_SECS", 0.5)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))  # taken, and nobody listens
             address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
             for wrong in (address, "carrier-pigeon://x"):
-                error: SchedulerUnreachable = self.assertRaises(
+                error = self.assertRaises(
                     SchedulerUnreachable, sweep, scenario(), ["flood"], [1], scheduler=wrong
                 )
                 self.assertIn(f"no Dask scheduler can be used at {wrong}", str(error))
                 self.assertEqual(error.address, wrong)
-        idle = self.cluster(0)
-        error = self.assertRaises(
-            SchedulerUnreachable, sweep, scenario(), ["flood"], [1], scheduler=idle
-        )
-        self.assertIn("no workers", str(error))
