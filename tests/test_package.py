@@ -98,8 +98,15 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "programs",
         frozenset(
             {
-                "", "cli", "config_file", "introducer_tap", "lab", "relay_tap", "tap", "testing",
-            }  # fmt: skip
+                "",
+                "cli",
+                "config_file",
+                "introducer_tap",
+                "lab",
+                "relay_tap",
+                "tap",
+                "testing",
+            }
         ),
     ),
 )

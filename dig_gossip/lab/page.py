@@ -67,6 +67,8 @@ td { min-width: 4.2rem; } td small { color: var(--soft); white-space: nowrap; }
 thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--rule);
   vertical-align: bottom; line-height: 1.3; }
 tbody th { white-space: nowrap; }
+@media (max-width: 40rem) { tbody th { white-space: normal; min-width: 6rem; }
+  th, td { padding: .4rem .5rem; } figure { padding: .6rem; } }
 tbody tr + tr > * { border-top: 1px solid var(--rule); }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card);
   font-weight: 600; }

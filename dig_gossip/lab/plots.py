@@ -372,7 +372,8 @@ _DRAWINGS: Final[Sequence[tuple[str, str, str, _Draw]]] = (
         "propagation",
         "Propagation",
         "Share of the due deliveries that had happened so many seconds after the origin sent the "
-        "message; one line a seed. A line that ends below 100 % has deliveries missing.",
+        "message; one line a seed. A line that ends below 100\N{NO-BREAK SPACE}% has deliveries "
+        "missing.",
         _propagation,
     ),
     (

@@ -301,9 +301,8 @@ def _in_one_pool(
                     cut_short.append(index)
             return cut_short
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
+                process.terminate()  # the pool sees them die, and gives its jobs up
             raise
         finally:
             reports.close()
@@ -339,7 +338,7 @@ def _on_dask(jobs: Sequence[Job], run: Run, address: str, tally: _Tally) -> None
             for index, job in enumerate(jobs)
         }
         try:
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=client.loop):
                 index = futures[future]
                 tally.ended(index, _dask_result(jobs[index], future))
         except BaseException:

@@ -43,7 +43,7 @@ def make_run(
     counts: dict[str, dict[str, Count]] = {}
     cdf = {}
     now = 0.0
-    last = list(phases)[-1]
+    last = list(phases)[-1] if phases else ""
     for phase, messages in phases.items():
         sent_copies = delivered_all = 0
         for index in range(messages):
