@@ -15,6 +15,7 @@ from dig_gossip.lab.scenario import Scenario, parse
 from dig_gossip.lab.values import WARMUP
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.testing.network import MemoryNetwork
+from dig_gossip.util.deferreds import handled
 
 SEEDS = (1, 2, 3)
 #: Less than a message a second: the node keeps to its rate limits, which the simulator has not.
@@ -91,8 +92,7 @@ class Comparison:
                 arrivals.setdefault(message.data, []).append((number, network.clock.seconds()))
 
         for number, node in enumerate(nodes):
-            noting = Deferred.fromCoroutine(note(number, node.handle.inbound_receiver()))
-            noting.addErrback(lambda _failure: None)  # the end of the node
+            handled(Deferred.fromCoroutine(note(number, node.handle.inbound_receiver())))
 
         def sent() -> int:
             return sum(s.bytes_sent for node in nodes for s in node.service.node.peers.table)
