@@ -149,13 +149,23 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule(room=st.sampled_from([1, 100, 5000]))
     def take_small(self, room: int) -> None:
-        for frame in self.lanes.take_small(room):
+        budget = self.budget
+        before = {} if budget is None else dict(budget.left)
+        taken = self.lanes.take_small(room)
+        if budget is not None:
+            # All are paid for by now; the model follows them one by one.
+            after, budget.left = budget.left, before
+        for frame in taken:
             ready = self.ready()
             entry = self.recognized(frame)
             assert entry in ready, f"{entry} went before {ready}"
+            if budget is not None:
+                budget.charge(entry.kind, entry.size)
             self.check_share(entry.lane, {each.lane for each in ready})
             assert room > 0
             room -= frame.size
+        if budget is not None:
+            assert budget.left == after, "paid for something else"
         if self.levels is not None and len(self.waiting) < LEVELS.tx_dedup_threshold:
             self.announced.clear()
 
