@@ -10,6 +10,7 @@ from unittest import mock
 from chia_rs.sized_ints import uint32
 
 from dig_gossip import GossipConfig, GossipService, InvalidConfig, Message, PeerIdRotationConfig
+from dig_gossip.connection import retirement
 from dig_gossip.errors import Io, RequestRejected
 from dig_gossip.service import rotating
 from dig_gossip.testing.certificates import throwaway_identity
@@ -18,6 +19,7 @@ from dig_gossip.tls.identity import Identity, load_identity
 from dig_gossip.types.peer import PeerId
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.chia import RejectBlock, RequestBlock
+from tests.discovery.introducer_case import IntroducerCase
 from tests.network_case import NetworkCase
 from tests.service.test_relaying import UNLIMITED, RelayCase
 
@@ -163,6 +165,28 @@ class RotatingTests(RotatingCase):
                 self.network.run(deferred)
             self.assertEqual(caught.exception.answer.height, height)
 
+    def test_an_answer_may_come_long_after_the_session_has_an_heir(self) -> None:
+        """The old session stays for what this node has asked on it.  PRV-007.1"""
+        node, other = self.pair()
+        former = node.peer_id
+        inbox = other.handle.inbound_receiver()
+        self.until_rotated(node)
+        # While it is asking, the session is left alone for half a minute.
+        asking = node.handle.request(other.peer_id, RequestBlock(uint32(7), True), timeout=90)
+        self.network.advance(0.1)
+        _peer, asked = self.network.run(inbox.get())
+        self.network.advance(20)
+        self.assertEqual(self.peer_ids(other), {former})
+        while node.peer_id not in self.peer_ids(other):
+            self.network.advance(0.5)
+        self.network.advance(retirement.LEAST_SECS + 3)
+        self.network.run(other.handle.respond(former, asked, RejectBlock(uint32(7))))
+        with self.assertRaises(RequestRejected) as caught:
+            self.network.run(asking)
+        self.assertEqual(caught.exception.answer.height, 7)
+        self.network.advance(5)
+        self.assertEqual(self.peer_ids(other), {node.peer_id})
+
     def test_sessions_may_keep_the_old_id(self) -> None:
         """reconnect_on_rotation=False: new connections only.  PRV-007.1"""
         node, other = self.pair(reconnect_on_rotation=False)
@@ -245,6 +269,22 @@ class RotatingTests(RotatingCase):
         config = GossipConfig(peer_id=identity.peer_id, peer_id_rotation=PeerIdRotationConfig())
         error = self.assertRaises(InvalidConfig, GossipService, config, identity=identity)
         self.assertIn("peer_id_rotation", str(error))
+
+
+class IntroducerTests(IntroducerCase, RotatingCase):
+    """With an introducer."""
+
+    def test_the_introducer_is_told_at_once(self) -> None:
+        """Not after the half hour that is left of the last registration.  PRV-007.1"""
+        introducer = self.introducer()
+        node = self.client(introducer.url, peer_id_rotation=self.rotation())
+        self.network.start()
+        known = introducer.server.registry.counters
+        self.network.advance(0.9 * INTERVAL)
+        self.assertEqual((known["registered.refreshed"], self.made), (1, []))
+        self.until_rotated(node)
+        self.network.advance(2)
+        self.assertEqual(known["registered.refreshed"], 2)
 
 
 class RelayTests(RelayCase, RotatingCase):
