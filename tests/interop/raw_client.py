@@ -12,14 +12,13 @@ Output is one JSON object a line; the exit status is 1 if anything was not as ex
 from __future__ import annotations
 
 import argparse
+import asyncio
 import fnmatch
 import json
-import ssl
 import sys
-import time
 from pathlib import Path
 
-import websockets.sync.client
+import websockets.asyncio.client
 from websockets.exceptions import WebSocketException
 
 from tests.interop.raw_cases import cases, perform
@@ -44,11 +43,15 @@ def report(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def greet(target: Target) -> int:
-    """Greet the node, ask it for peers, print both answers."""
+async def greet(target: Target) -> int:
+    """Greet the node, ask it for peers, print both answers.
+
+    With asyncio: the library's client for threads reads and writes one TLS session in two threads,
+    which OpenSSL does not allow and Python 3.11 does not prevent.
+    """
     shown = f"[{target.host}]" if ":" in target.host else target.host
     try:
-        with websockets.sync.client.connect(
+        async with websockets.asyncio.client.connect(
             f"wss://{shown}:{target.port}/ws",
             ssl=tls_context(target),
             compression=None,
@@ -56,16 +59,15 @@ def greet(target: Target) -> int:
             ping_interval=None,
             open_timeout=target.timeout,
         ) as link:
-            session = link.socket
-            assert isinstance(session, ssl.SSLSocket)
+            session = link.transport.get_extra_info("ssl_object")
             certificate = session.getpeercert(True)
             assert certificate is not None
             report(event="tls", version=session.version(), peer_id=spki_id(certificate))
-            link.send(pack_handshake(target.network, target.node_type))
-            answer = _wait_for(link, HANDSHAKE, None, target.timeout)
+            await link.send(pack_handshake(target.network, target.node_type))
+            answer = await _wait_for(link, HANDSHAKE, None, target.timeout)
             report(event="handshake", **describe_handshake(answer))
-            link.send(pack_message(REQUEST_PEERS, 7))
-            peers = describe_peers(_wait_for(link, RESPOND_PEERS, 7, target.timeout))
+            await link.send(pack_message(REQUEST_PEERS, 7))
+            peers = describe_peers(await _wait_for(link, RESPOND_PEERS, 7, target.timeout))
             report(event="peers", id=7, count=len(peers), peers=peers[:20])
     except (WebSocketException, OSError, Unexpected) as error:
         report(event="failed", reason=f"{type(error).__name__}: {error}")
@@ -73,18 +75,18 @@ def greet(target: Target) -> int:
     return 0
 
 
-def _wait_for(
-    link: websockets.sync.client.ClientConnection, kind: int, ident: int | None, timeout: float
+async def _wait_for(
+    link: websockets.asyncio.client.ClientConnection, kind: int, ident: int | None, timeout: float
 ) -> bytes:
-    end = time.monotonic() + timeout
-    while True:
-        raw = link.recv(max(0.0, end - time.monotonic()))
-        if isinstance(raw, str):
-            raise Unexpected("text frame")
-        message = unpack_message(raw)
-        if (message.type, message.id) == (kind, ident):
-            return message.data
-        report(event="message", type=message.type, id=message.id, size=len(message.data))
+    async with asyncio.timeout(timeout):
+        while True:
+            raw = await link.recv()
+            if isinstance(raw, str):
+                raise Unexpected("text frame")
+            message = unpack_message(raw)
+            if (message.type, message.id) == (kind, ident):
+                return message.data
+            report(event="message", type=message.type, id=message.id, size=len(message.data))
 
 
 def run_cases(target: Target, pattern: str, skipped: list[str]) -> int:
@@ -135,7 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
         certificate=options.cert,
         key=options.key,
     )
-    return run_cases(target, options.only, options.skip) if options.cases else greet(target)
+    if options.cases:
+        return run_cases(target, options.only, options.skip)
+    return asyncio.run(greet(target))
 
 
 if __name__ == "__main__":
