@@ -81,6 +81,7 @@ PLUMTREE_MAX_ANNOUNCE_ENTRIES: Final = 64  # (ext.) per LazyAnnounce
 PLUMTREE_MAX_MISSING: Final = 10_000  # (ext.) hashes announced and not yet here
 PLUMTREE_MAX_MISSING_PER_PEER: Final = 1000  # (ext.)
 PLUMTREE_MAX_ANNOUNCERS: Final = 8  # (ext.) remembered per missing hash
+TREE_MAX_ANNOUNCE_ENTRIES: Final = 128  # (ext.) per TreeAnnounce
 VALIDATOR_TIMEOUT_SECS: Final = 5  # (ext.)
 
 # Subscriptions

@@ -5,11 +5,12 @@ Engines row of the stage table; pure. Source: behaviour PLT-005, PLT-005.1, PLT-
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Hashable
+from typing import Final, Protocol
 
-from dig_gossip.effects import Effect, Send
+from dig_gossip.effects import Effect, Send, TimerKey
 from dig_gossip.gossip.link import PULL_WINDOW_SECS, Link, Pull
-from dig_gossip.gossip.missing import Missing, MissingMessages
+from dig_gossip.gossip.missing import MISSING_TIMER, Missing, MissingMessages
 from dig_gossip.gossip.timing import GraftTimers
 from dig_gossip.gossip.tree import Tree
 from dig_gossip.gossip.values import PlumtreeCounters
@@ -29,6 +30,14 @@ _GOSSIPED = frozenset(
 )
 
 
+class Improvable(Protocol):
+    """A tree that takes a faster link when it is shown one."""
+
+    def is_eager(self, link: Link) -> bool: ...
+    def lead_key(self, peer: PeerId) -> Hashable: ...
+    def shortcut(self, new: Link, now: float) -> list[Effect]: ...
+
+
 class Fetching:
     """Asks announcers, one after the other, for messages that stay away.
 
@@ -42,10 +51,16 @@ class Fetching:
     Cost: O(1) an announcement, but for the deadline's O(log missing); O(8) an arrival.
     """
 
-    def __init__(self, config: PlumtreeConfig, tree: Tree, counters: PlumtreeCounters) -> None:
+    def __init__(
+        self,
+        config: PlumtreeConfig,
+        tree: Tree,
+        counters: PlumtreeCounters,
+        timer: TimerKey = MISSING_TIMER,
+    ) -> None:
         self._tree = tree
         self._counters = counters
-        self._missing = MissingMessages()
+        self._missing = MissingMessages(timer)
         #: ``found(digest)``: stop looking for a message, it is here; returns what was known of it
         self.found = self._missing.pop
         #: what is missing; empty means that there is no need to ask ``found``
@@ -65,11 +80,14 @@ class Fetching:
 
     # --- events -----------------------------------------------------------------------------
 
-    def announced(self, link: Link, digest: bytes, opcode: int, now: float) -> None:
-        """Note an announcement of a message that is not here; :meth:`arm` afterwards.  PLT-005"""
+    def announced(self, link: Link, digest: bytes, opcode: int | None, now: float) -> None:
+        """Note an announcement of a message that is not here; :meth:`arm` afterwards.  PLT-005
+
+        :param opcode: None if the announcement does not say.
+        """
         if (
             link.is_distrusted(now)
-            or opcode not in _GOSSIPED
+            or (opcode is not None and opcode not in _GOSSIPED)
             or self._missing.refuses(digest, link.peer)
         ):
             self._counters.ihaves_ignored += 1
@@ -83,13 +101,21 @@ class Fetching:
         return self._missing.arm(now)
 
     def arrived(
-        self, missing: Missing, link: Link, now: float, *, was_eager: bool, is_answer: bool
+        self,
+        missing: Missing,
+        tree: Improvable,
+        link: Link,
+        now: float,
+        *,
+        was_eager: bool,
+        is_answer: bool,
     ) -> list[Effect]:
         """Learn from the first copy of an announced message.
 
         How long the tree took sets timer 1. A lazy peer that announces long before the eager
         peer delivers, again and again, joins the tree.  PLT-101-X
 
+        :param tree: the one in which it came.
         :param was_eager: the sender's role when the frame came.
         :param is_answer: we had pulled it from the sender.
         """
@@ -108,10 +134,10 @@ class Fetching:
             if (
                 now - announced_at >= MIN_LEAD_SECS
                 and announcer is not None
-                and not announcer.is_eager
-                and announcer.leads(link.peer, now)
+                and not tree.is_eager(announcer)
+                and announcer.leads(tree.lead_key(link.peer), now)
             ):
-                return self._tree.shortcut(announcer, now)
+                return tree.shortcut(announcer, now)
         return []
 
     def late_copy(self, digest: bytes, now: float) -> None:
@@ -124,7 +150,7 @@ class Fetching:
     def peer_down(self, link: Link, now: float) -> list[Effect]:
         """Ask others for what a lost peer was asked for, or would have pushed.  PLT-006"""
         orphans = self._missing.peer_down(link.peer)
-        if link.is_eager:
+        if self._may_have_pushed(link):
             orphans = [item for item in self._missing if item.asked in (None, link.peer)]
         effects: list[Effect] = []
         for missing in orphans:
@@ -154,6 +180,10 @@ class Fetching:
         self._counters.missing_gave_up += 1
         return []
 
+    def _may_have_pushed(self, link: Link) -> bool:
+        """Whether a peer that is gone would have sent missing messages in full."""
+        return link.is_eager
+
     def _pull(self, link: Link, digest: bytes, now: float) -> list[Effect]:
         if not link.is_eager and self._tree.eager_count >= 2 * self._tree.fanout:
             link.pulled(digest, Pull.REQUEST, now)
@@ -173,4 +203,8 @@ class Fetching:
         if link is None or not link.failed(digest, now):
             return []
         self._counters.announcers_distrusted += 1
+        return self._cut_off(link, now)
+
+    def _cut_off(self, link: Link, now: float) -> list[Effect]:
+        """Take a liar out of the tree."""
         return self._tree.prune(link, now) if link.is_eager else []

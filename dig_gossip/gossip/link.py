@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Hashable
 from typing import Final
 
 from dig_gossip.types.peer import PeerId
@@ -72,8 +73,8 @@ class Link:
         self.pulls: dict[bytes, tuple[float, Pull]] = {}
         #: hash of an unanswered pull -> monotonic seconds
         self._failures: dict[bytes, float] = {}
-        #: eager peer -> (leads minus lags, monotonic seconds of the first lead)
-        self._leads: dict[PeerId, tuple[int, float]] = {}
+        #: (tree and) eager peer -> (leads minus lags, monotonic seconds of the first lead)
+        self._leads: dict[Hashable, tuple[int, float]] = {}
 
     def may_prune(self, now: float) -> bool:
         """Whether the last PRUNE to it is long enough ago."""
@@ -124,7 +125,7 @@ class Link:
         self._distrusted_until = now + DISTRUST_SECS
         return True
 
-    def leads(self, eager: PeerId, now: float) -> bool:
+    def leads(self, eager: Hashable, now: float) -> bool:
         """Note that its announcement came well before the message came from an eager peer.
 
         :returns: whether it now leads by three within a minute.
@@ -137,7 +138,7 @@ class Link:
         self._leads[eager] = (balance + 1, since)
         return balance + 1 >= LEAD_BALANCE
 
-    def lags(self, eager: PeerId) -> None:
+    def lags(self, eager: Hashable) -> None:
         """Note that its announcement came after the message had come from an eager peer."""
         if self._leads and (lead := self._leads.get(eager)) is not None:
             self._leads[eager] = (max(lead[0] - 1, -MAX_LAG), lead[1])

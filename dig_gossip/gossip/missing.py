@@ -54,7 +54,8 @@ class MissingMessages:
     to be cancelled. Cost: O(log messages) an announcement, O(announcers) an arrival.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timer: TimerKey = MISSING_TIMER) -> None:
+        self._timer = timer
         self._missing: dict[bytes, Missing] = {}
         #: to look at: every message costs a look
         self.by_hash: Mapping[bytes, Missing] = self._missing
@@ -158,7 +159,7 @@ class MissingMessages:
         if nearest >= self._armed:
             return []
         self._armed = nearest
-        return [SetTimer(MISSING_TIMER, max(0.0, nearest - now))]
+        return [SetTimer(self._timer, max(0.0, nearest - now))]
 
     def _forget_announcement(self, peer: PeerId, digest: bytes) -> None:
         digests = self._by_peer[peer]

@@ -86,6 +86,7 @@ from dig_gossip.gossip.missing import MISSING_TIMER
 from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
 from dig_gossip.gossip.sampling import PruneSampler
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
+from dig_gossip.gossip.tagged import TREE_TIMERS, TaggedTrees
 from dig_gossip.gossip.tree import Tree
 from dig_gossip.gossip.validation import PendingMessages
 from dig_gossip.gossip.values import (
@@ -110,6 +111,8 @@ PURGE_TIMER: Final[TimerKey] = ("purge", b"")
 PURGE_INTERVAL_SECS: Final = 10.0
 
 # Looked up for every frame; an enum member is a slow attribute.
+_IN_TREE = frozenset({PeerMode.TREE, PeerMode.TREES})
+_LAST_OF_SHARED = int(PlumtreeRequestByHash.OPCODE)
 _PENDING, _HELD, _REMOTE, _LOCAL = Stage.PENDING, Stage.HELD, Stage.REMOTE, Stage.LOCAL
 
 
@@ -136,7 +139,9 @@ class Plumtree:
     Source: behaviour PLT-001 to PLT-009, PLT-101-X to PLT-107-X, PRF-003; design D6.
     """
 
-    names: Final = frozenset({ANNOUNCE_TIMER[0], MISSING_TIMER[0], PURGE_TIMER[0]})
+    names: Final = frozenset(
+        key[0] for key in (ANNOUNCE_TIMER, MISSING_TIMER, PURGE_TIMER, *TREE_TIMERS)
+    )
 
     def __init__(
         self,
@@ -155,20 +160,31 @@ class Plumtree:
         self._announcements = Announcements(config, rng=rng, counters=self.counters)
         self._tree = Tree(fanout, config.optimize_interval_secs, self._announcements, self.counters)
         self._fetching = Fetching(config, self._tree, self.counters)
+        self._tagged = TaggedTrees(
+            config,
+            tree=self._tree,
+            seen=self._seen,
+            counters=self.counters,
+            serve=self._serve,
+            rng=rng,
+        )
         self._sampler = PruneSampler()
         self._outsiders = Outsiders()
         self._purging = False
 
     # --- sessions ---------------------------------------------------------------------------
 
-    def peer_up(self, peer: PeerId, mode: PeerMode, score: float = 0.0) -> list[Effect]:
+    def peer_up(
+        self, peer: PeerId, mode: PeerMode, score: float = 0.0, *, speaks_first: bool = True
+    ) -> list[Effect]:
         """Take a session in; or change its mode or its score, if it is in already.
 
         :param score: higher is better; behaviour PRF-001.
+        :param speaks_first: with trees with tags, whether this end announces first.
         Source: behaviour PLT-001.
         """
         link = self._tree.get(peer)
-        if mode is not PeerMode.TREE:
+        if mode not in _IN_TREE:
             effects = self.peer_down(peer) if link is not None else []
             self._outsiders.add(peer, mode)
             return effects
@@ -177,6 +193,8 @@ class Plumtree:
             return []
         self._outsiders.remove(peer)
         self._tree.add(peer, score)
+        if mode is PeerMode.TREES:
+            self._tagged.peer_up(peer, self._now(), speaks_first=speaks_first)
         return []
 
     def peer_down(self, peer: PeerId) -> list[Effect]:
@@ -192,6 +210,7 @@ class Plumtree:
         now = self._now()
         return [
             *effects,
+            *self._tagged.peer_down(link, now),
             *self._fetching.peer_down(link, now),
             *self._tree.refill(now),
             *self._fetching.arm(now),
@@ -202,7 +221,11 @@ class Plumtree:
 
         Source: behaviour PLT-107-X.
         """
-        modes = {link.peer: PeerMode.TREE for link in self._tree} | self._outsiders.modes()
+        tagged = self._tagged.peers
+        modes = {
+            link.peer: PeerMode.TREES if link.peer in tagged else PeerMode.TREE
+            for link in self._tree
+        } | self._outsiders.modes()
         effects: list[Effect] = []
         for peer in modes:
             if peer not in peers:
@@ -261,22 +284,18 @@ class Plumtree:
             self._pending.settle(digest)  # the application has given its verdict
             effects = self._pending.release()
         aware, sighting.aware = sighting.aware or set(), None
+        self._tagged.came_elsewhere(digest)
         missing = self._fetching.found(digest) if self._fetching.missing else None
         if missing is not None:
             aware.update(missing.announced_at)
         if exclude is not None and self._tree.get(exclude) is not None:
             aware.add(exclude)
         sighting.stage = _LOCAL
-        self._sampler.message_seen(now)
         sighting.links = self._tree.joined
-        peers = self._tree.eager_unaware(aware) if aware else self._tree.eager()
-        if self._outsiders.sessions:
-            peers += self._outsiders.owed(digest, flood=True, chia=to_chia, exclude=exclude)
-        effects += self._push(peers, message)
-        announced = 0
-        if self._keep(digest, message, now, effects) and self._announcements.is_needed:
-            announced = sum(peer not in aware for peer in self._announcements.peers)
-            effects += self._announcements.add(digest, message.type, sighting, aware, now)
+        sighting.tag = self._tagged.choose(message, now, effects)
+        announced = self._spread(
+            digest, message, sighting, aware, now, effects, chia=to_chia, exclude=exclude
+        )
         return BroadcastResult(effects, announced)
 
     def received(self, peer: PeerId, message: Message, needs_validation: bool) -> list[Effect]:
@@ -292,24 +311,23 @@ class Plumtree:
         if link is None:
             return self._received_outside(peer, digest, message, sighting, needs_validation)
         now = self._now()
-        pull = link.answered(digest, now) if link.pulls else None
+        tag = message.id
+        pull = link.answered(digest if tag is None else digest[:8], now) if link.pulls else None
         if sighting is not None and sighting.stage is not _HELD:
-            return self._duplicate(link, digest, sighting, now, is_answer=pull is not None)
+            return self._duplicate(link, digest, sighting, tag, now, is_answer=pull is not None)
         if needs_validation and sighting is None and not self._has_room(link, message):
             return []
-        effects: list[Effect] = []
-        was_eager = link.is_eager
-        if not was_eager and pull is not Pull.REQUEST:
-            effects += self._tree.promote(link, now)
         aware = {peer}
-        missing = self._fetching.found(digest) if self._fetching.missing else None
-        if missing is not None:
-            aware.update(missing.announced_at)
-            effects += self._fetching.arrived(
-                missing, link, now, was_eager=was_eager, is_answer=pull is not None
-            )
+        if tag is None:
+            effects = self._came_untagged(link, digest, pull, aware, now)
+        else:
+            message = Message(message.type, None, message.data)
+            effects = self._tagged.came(link, tag, digest, pull, aware, now)
+            if self._fetching.missing:
+                self._fetching.found(digest)
         if sighting is None:
             sighting = Sighting(_PENDING, now, peer)
+            sighting.tag = tag
             self._seen.add(digest, sighting)
             if needs_validation:
                 sighting.aware = aware
@@ -318,6 +336,7 @@ class Plumtree:
             effects.append(Deliver(peer, message))
         else:
             sighting.source = peer
+            sighting.tag = tag
         self._forward(digest, message, sighting, aware, now, effects)
         return effects
 
@@ -334,6 +353,7 @@ class Plumtree:
         if link is not None and link.pulls:
             link.answered(digest, self._now())
         self._fetching.found(digest)
+        self._tagged.came_elsewhere(digest)
         if self._seen.get(digest) is None:
             self._seen.add(digest, Sighting(_REMOTE, self._now(), None))
 
@@ -370,6 +390,8 @@ class Plumtree:
         now = self._now()
         opcode = message.type
         try:
+            if opcode > _LAST_OF_SHARED:
+                return self._tagged.control_received(link, message, now)
             if opcode == PlumtreeLazyAnnounce.OPCODE:
                 return self._announced(link, PlumtreeLazyAnnounce.from_bytes(message.data), now)
             if opcode == PlumtreePrune.OPCODE:
@@ -393,6 +415,8 @@ class Plumtree:
             return self._announcements.timer_fired(now)
         if key == MISSING_TIMER:
             return self._fetching.timer_fired(now)
+        if key in TREE_TIMERS:
+            return self._tagged.timer_fired(key, now)
         if key == PURGE_TIMER:
             self._cache.purge(now)
             self._purging = len(self._cache) > 0
@@ -414,17 +438,38 @@ class Plumtree:
             lazy=frozenset(self._announcements.peers),
             flood=frozenset(peer for peer in modes if modes[peer] is PeerMode.FLOOD),
             chia=frozenset(peer for peer in modes if modes[peer] is PeerMode.CHIA),
+            trees=len(self._tagged),
             seen=len(self._seen),
             cached=len(self._cache),
             cached_bytes=self._cache.size,
-            missing=len(self._fetching),
+            missing=len(self._fetching) + self._tagged.missing,
             pending=len(self._pending),
-            unannounced=len(self._announcements),
+            unannounced=len(self._announcements) + self._tagged.unannounced,
             lazy_timeout=self._fetching.lazy_timeout,
             counters=attrs.asdict(self.counters),
         )
 
     # --- full frames ------------------------------------------------------------------------
+
+    def _came_untagged(
+        self, link: Link, digest: bytes, pull: Pull | None, aware: set[PeerId], now: float
+    ) -> list[Effect]:
+        """Take note of the first copy of a message, in the shared tree.
+
+        :param aware: gets those who announced it.
+        """
+        self._tagged.came_elsewhere(digest)
+        was_eager = link.is_eager
+        effects: list[Effect] = []
+        if not was_eager and pull is not Pull.REQUEST:
+            effects += self._tree.promote(link, now)
+        missing = self._fetching.found(digest) if self._fetching.missing else None
+        if missing is not None:
+            aware.update(missing.announced_at)
+            effects += self._fetching.arrived(
+                missing, self._tree, link, now, was_eager=was_eager, is_answer=pull is not None
+            )
+        return effects
 
     def _received_outside(
         self,
@@ -447,6 +492,7 @@ class Plumtree:
             return []
         now = self._now()
         missing = self._fetching.found(digest) if is_for_tree else None
+        self._tagged.came_elsewhere(digest)
         aware = set() if missing is None else set(missing.announced_at)
         effects: list[Effect] = []
         if sighting is None:
@@ -480,15 +526,48 @@ class Plumtree:
             sighting.aware = aware
             return
         sighting.stage = _REMOTE
-        self._sampler.message_seen(now)
-        peers = self._tree.eager_unaware(aware)
+        self._spread(digest, message, sighting, aware, now, effects, chia=False)
+
+    def _spread(
+        self,
+        digest: bytes,
+        message: Message,
+        sighting: Sighting,
+        aware: set[PeerId],
+        now: float,
+        effects: list[Effect],
+        *,
+        chia: bool,
+        exclude: PeerId | None = None,
+    ) -> int:
+        """Push a message that is new here, in its tree and to those who have none.
+
+        :param chia: plain Chia sessions get it, too.
+        :returns: how many peers are to be told of it instead.
+        """
+        tree = self._tagged.get(sighting.tag)
+        others = aware if tree is None else aware.union(self._tagged.peers)
+        announced = 0
+        peers: tuple[PeerId, ...] = ()
+        has_others = tree is None or len(self._tree) > len(self._tagged.peers)
+        if has_others:
+            peers = self._tree.eager_unaware(others)
         if self._outsiders.sessions:
-            peers += self._outsiders.owed(digest, flood=True, chia=False)
+            peers += self._outsiders.owed(digest, flood=True, chia=chia, exclude=exclude)
         if peers:
             self.counters.pushed += len(peers)
             effects.append(Send(peers, message))
-        if self._keep(digest, message, now, effects) and self._announcements.is_needed:
-            effects += self._announcements.add(digest, message.type, sighting, aware, now)
+        is_kept = self._keep(digest, message, now, effects)
+        if is_kept and has_others and self._announcements.is_needed:
+            announced = sum(peer not in others for peer in self._announcements.peers)
+            effects += self._announcements.add(digest, message.type, sighting, others, now)
+        if tree is None:
+            self._sampler.message_seen(now)
+            self._tagged.passed()
+            return announced
+        return announced + self._tagged.forward(
+            tree, digest, message, sighting, aware, now, effects, is_kept=is_kept
+        )
 
     def _broadcast_again(
         self, digest: bytes, message: Message, sighting: Sighting, now: float
@@ -508,7 +587,14 @@ class Plumtree:
         return BroadcastResult(effects, len(others))
 
     def _duplicate(
-        self, link: Link, digest: bytes, sighting: Sighting, now: float, *, is_answer: bool
+        self,
+        link: Link,
+        digest: bytes,
+        sighting: Sighting,
+        tag: int | None,
+        now: float,
+        *,
+        is_answer: bool,
     ) -> list[Effect]:
         """Take in a second copy: one eager link too many.  PLT-004.1"""
         self.counters.duplicates += 1
@@ -516,6 +602,10 @@ class Plumtree:
             sighting.aware.add(link.peer)
         if is_answer or (sighting.source is None and sighting.stage is not _LOCAL):
             return []
+        if sighting.tag != tag:
+            return []  # it came first in another tree, which says nothing about this one
+        if tag is not None:
+            return self._tagged.duplicate(link, tag, digest, now)
         if link.is_eager:
             self._fetching.late_copy(digest, now)
             if len(self._tree) == 1 or not self._sampler.may_prune(digest, now):

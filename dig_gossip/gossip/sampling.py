@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-PRUNE_PERIOD_SECS: Final = 1.0  # one message in so long may cut
+from dig_gossip.gossip.rate import PERIOD_SECS, MessageRate
+
 _HASH_SPACE: Final = 1 << 32
 
 
@@ -33,17 +34,13 @@ class PruneSampler:
     """
 
     def __init__(self) -> None:
-        self._began = 0.0
-        self._current = 0
-        self._previous = 0
+        self._rate = MessageRate()
         self._last = -math.inf
         self._last_but_one = -math.inf
 
     def message_seen(self, now: float) -> None:
         """Count a message that is new to the tree."""
-        if now - self._began >= PRUNE_PERIOD_SECS:
-            self._turn(now)
-        self._current += 1
+        self._rate.count(now)
         self._last_but_one, self._last = self._last, now
 
     def may_prune(self, digest: bytes, now: float) -> bool:
@@ -51,19 +48,6 @@ class PruneSampler:
 
         :param digest: the message's hash, 32 bytes.
         """
-        if now - self._last_but_one >= PRUNE_PERIOD_SECS:
+        if now - self._last_but_one >= PERIOD_SECS:
             return True
-        if now - self._began >= PRUNE_PERIOD_SECS:
-            self._turn(now)
-        remaining = 1 - (now - self._began) / PRUNE_PERIOD_SECS
-        recent = self._current + self._previous * remaining
-        return int.from_bytes(digest[:4], "big") * recent < _HASH_SPACE
-
-    def _turn(self, now: float) -> None:
-        if now - self._began < 2 * PRUNE_PERIOD_SECS:
-            self._previous = self._current
-            self._began += PRUNE_PERIOD_SECS
-        else:
-            self._previous = 0
-            self._began = now
-        self._current = 0
+        return int.from_bytes(digest[:4], "big") * self._rate.recent(now) < _HASH_SPACE

@@ -9,6 +9,7 @@ import enum
 from collections import OrderedDict, deque
 
 from dig_gossip.types.peer import PeerId
+from dig_gossip.wire.trees import SHORT_HASH_BYTES
 
 
 class Stage(enum.Enum):
@@ -35,9 +36,10 @@ class Sighting:
         verdict or announcements of it may be due; otherwise None.
     :ivar links: number of the latest link when the message was last broadcast here; links with
         a higher number joined later.
+    :ivar tag: of the tree in which it runs; None for the shared one.
     """
 
-    __slots__ = ("aware", "first_seen", "links", "source", "stage")
+    __slots__ = ("aware", "first_seen", "links", "source", "stage", "tag")
 
     def __init__(self, stage: Stage, first_seen: float, source: PeerId | None) -> None:
         self.stage = stage
@@ -45,6 +47,7 @@ class Sighting:
         self.source = source
         self.aware: set[PeerId] | None = None
         self.links = 0
+        self.tag: int | None = None
 
 
 class SeenSet:
@@ -61,8 +64,11 @@ class SeenSet:
         self._capacity = capacity
         self._sightings: dict[bytes, Sighting] = {}
         self._order: deque[bytes] = deque()
+        self._digests: dict[bytes, bytes] = {}
         #: ``get(digest)`` returns the sighting or None.
         self.get = self._sightings.get
+        #: ``find(short)`` returns the hash that begins with these eight bytes, or None.
+        self.find = self._digests.get
 
     def __len__(self) -> int:
         return len(self._sightings)
@@ -71,8 +77,13 @@ class SeenSet:
         """Remember a message that is not here yet."""
         self._sightings[digest] = sighting
         self._order.append(digest)
+        self._digests[digest[:SHORT_HASH_BYTES]] = digest
         if len(self._order) > self._capacity:
-            del self._sightings[self._order.popleft()]
+            oldest = self._order.popleft()
+            del self._sightings[oldest]
+            short = oldest[:SHORT_HASH_BYTES]
+            if self._digests[short] is oldest:
+                del self._digests[short]
 
 
 class KnownHashes:

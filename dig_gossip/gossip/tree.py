@@ -7,7 +7,7 @@ Source: behaviour PLT-001, PLT-002, PLT-006, PLT-101-X, PRF-003.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 from dig_gossip.effects import Effect, Send
@@ -169,6 +169,14 @@ class Tree:
         for link in self:
             link.forget_leads()
         return self.graft(new, now)
+
+    def is_eager(self, link: Link) -> bool:
+        """Whether a link is one of the tree's."""
+        return link.is_eager
+
+    def lead_key(self, peer: PeerId) -> Hashable:
+        """What a lead over a peer is counted under."""
+        return peer
 
     def optimize(self, now: float) -> list[Effect]:
         """Take a lazy link that is much faster than the slowest eager one, now and then.  PRF-003

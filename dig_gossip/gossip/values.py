@@ -18,7 +18,8 @@ from dig_gossip.types.peer import PeerId
 class PeerMode(enum.Enum):
     """How a session takes part in gossip.
 
-    ``TREE`` advertises capability 201 and speaks Plumtree. ``FLOOD`` tolerates DIG opcodes but
+    ``TREE`` advertises capability 201 and speaks Plumtree; ``TREES`` capability 207, too, and has
+    trees with tags. ``FLOOD`` tolerates DIG opcodes but
     has no Plumtree: it gets every message in full, forwarded ones included, and no control
     frame. ``CHIA`` is a plain Chia session: it gets only what the application broadcasts, and
     only opcodes that a Chia node accepts unasked.
@@ -26,6 +27,7 @@ class PeerMode(enum.Enum):
     Source: design D5, D6; wire §4.2.
     """
 
+    TREES = "trees"
     TREE = "tree"
     FLOOD = "flood"
     CHIA = "chia"
@@ -74,7 +76,10 @@ class PlumtreeCounters:
     :ivar missing_gave_up: announced messages that no announcer would send.
     :ivar spurious_grafts: fetches that the tree would have made needless with more patience.
     :ivar announcers_distrusted: peers ignored for a while because their announcements were empty.
-    :ivar optimizations: links added to the tree for the sake of speed.
+    :ivar optimizations: links added to a tree for the sake of speed.
+    :ivar trees_opened: trees with tags of which we became the root.
+    :ivar trees_joined: trees with tags that others opened.
+    :ivar trees_refused: trees with tags that went beyond a limit.
     """
 
     delivered: int = 0
@@ -98,6 +103,9 @@ class PlumtreeCounters:
     spurious_grafts: int = 0
     announcers_distrusted: int = 0
     optimizations: int = 0
+    trees_opened: int = 0
+    trees_joined: int = 0
+    trees_refused: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +116,7 @@ class PlumtreeSnapshot:
     :ivar lazy: peers that get announcements.
     :ivar flood: sessions without Plumtree that get everything in full.
     :ivar chia: plain Chia sessions.
+    :ivar trees: trees with tags, each with links of its own; the two sets are the shared tree's.
     :ivar seen: remembered hashes.
     :ivar cached: messages kept for pulls, and ``cached_bytes`` what they take.
     :ivar missing: hashes announced and not here.
@@ -121,6 +130,7 @@ class PlumtreeSnapshot:
     lazy: frozenset[PeerId]
     flood: frozenset[PeerId]
     chia: frozenset[PeerId]
+    trees: int
     seen: int
     cached: int
     cached_bytes: int

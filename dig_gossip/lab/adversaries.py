@@ -66,12 +66,12 @@ class Watch:
 
     def saw(self, message: Message, sender: PeerId) -> None:
         """Note the first copy; spies share one clock and all that they know."""
-        self._first.setdefault(id(message), sender)
+        self._first.setdefault(id(message.data), sender)
 
     def guessed(self, records: Sequence[Record]) -> float:
         """The share of messages whose first sender was their origin; 0 of none."""
         right = sum(
-            self._first.get(id(record.message)) == as_peer(record.origin) for record in records
+            self._first.get(id(record.message.data)) == as_peer(record.origin) for record in records
         )
         return round(right / len(records), 6) if records else 0.0
 

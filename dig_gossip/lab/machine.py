@@ -25,6 +25,12 @@ from dig_gossip.wire.opcodes import DigMessageType
 #: Opcode of every message that is spread; what the node gossips most.
 PAYLOAD: Final = int(DigMessageType.NEW_ATTESTATION)
 
+_CONTROL: Final = frozenset(
+    {
+        *range(DigMessageType.PLUMTREE_LAZY_ANNOUNCE, DigMessageType.PLUMTREE_REQUEST_BY_HASH + 1),
+        *range(DigMessageType.TREE_OPEN, DigMessageType.TREE_GRAFT + 1),
+    }
+)
 _LAZY_ANNOUNCE = int(DigMessageType.PLUMTREE_LAZY_ANNOUNCE)
 _REQUEST_BY_HASH = int(DigMessageType.PLUMTREE_REQUEST_BY_HASH)
 
@@ -35,6 +41,10 @@ DIG_KINDS: Final[Mapping[int, str]] = {
     int(DigMessageType.PLUMTREE_PRUNE): "prunes",
     int(DigMessageType.PLUMTREE_GRAFT): "grafts",
     _REQUEST_BY_HASH: "control",
+    int(DigMessageType.TREE_OPEN): "control",
+    int(DigMessageType.TREE_ANNOUNCE): "announcements",
+    int(DigMessageType.TREE_PRUNE): "prunes",
+    int(DigMessageType.TREE_GRAFT): "grafts",
 }
 
 
@@ -100,6 +110,8 @@ class PlumtreeMachine:
             now=now,
             rng=rng,
         )
+        self._node = node
+        self._tagged = scenario.plumtree.tagged_trees
         self._payload = self.engine.received
         self._control = self.engine.control_received
         self.peer_down = self.engine.peer_down
@@ -107,7 +119,11 @@ class PlumtreeMachine:
 
     def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
         """Take a link into the tree; nothing has been measured on it."""
-        return self.engine.peer_up(peer, PeerMode.TREE, 0.0)
+        if not self._tagged:
+            return self.engine.peer_up(peer, PeerMode.TREE, 0.0)
+        node, other = self._node, cast(int, peer)
+        first = (node < other) == ((node + other) % 2 == 0)
+        return self.engine.peer_up(peer, PeerMode.TREES, 0.0, speaks_first=first)
 
     def measured(self, peer: PeerId, rtt: float) -> list[Effect]:
         """Pass a round trip on, with the score that the node would give the peer."""
@@ -119,7 +135,7 @@ class PlumtreeMachine:
 
     def received(self, peer: PeerId, message: Message) -> list[Effect]:
         """Route a frame as the service's router does; there is no validator."""
-        if _LAZY_ANNOUNCE <= message.type <= _REQUEST_BY_HASH:
+        if message.type in _CONTROL:
             return self._control(peer, message)
         return self._payload(peer, message, False)
 

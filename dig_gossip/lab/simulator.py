@@ -152,7 +152,7 @@ class Simulator:
 
     def publish(self, record: Record) -> None:
         """Let a message's origin spread it."""
-        self.records[id(record.message)] = record
+        self.records[id(record.message.data)] = record
         self.perform(record.origin, self.machines[record.origin].publish(record.message))
 
     def perform(self, node: int, effects: list[Effect]) -> None:
@@ -185,7 +185,7 @@ class Simulator:
         if kind == "payload":
             self.payload_frames += len(peers)
             carried = message if message.__class__ is Message else message.payload  # type: ignore[attr-defined]
-            record = self.records.get(id(carried))
+            record = self.records.get(id(carried.data))
             if record is not None:
                 record.copies += len(peers)
         now = self.now
@@ -223,7 +223,7 @@ class Simulator:
         count[1] += frames * size
 
     def _delivered(self, node: int, sender: PeerId, message: Message) -> None:
-        record = self.records.get(id(message))
+        record = self.records.get(id(message.data))
         if record is None:
             return
         got, life = record.got[node], self._life[node]

@@ -128,6 +128,19 @@ class PlumtreeConfig:
         "How long announcements to a peer are gathered before they are sent together.",
         unit="milliseconds",
     )
+    tagged_trees: bool = option(
+        True,
+        flag,
+        """Spread messages of origins that need not be hidden along trees of their own, one for each
+        part of the network that sends, and announce them in short; with peers that do so, too.""",
+    )
+    announce_gather_ms: int = option(
+        250,
+        integer(1, 10_000),
+        """The same for announcements of messages in trees of their own, while there are many of
+        them.""",
+        unit="milliseconds",
+    )
     two_wave_announce: bool = option(
         True,
         flag,

@@ -34,6 +34,7 @@ class Capability(enum.IntEnum):
     DIG_COMPACT = 204
     DIG_CHUNK = 205
     DIG_ONION = 206
+    DIG_TREES = 207
 
 
 @attrs.frozen(kw_only=True)

@@ -130,7 +130,7 @@ class ChiaMessageType(enum.IntEnum):
 
 
 class DigMessageType(enum.IntEnum):
-    """Message types of the DIG band, by the seed's names; the last two are ours."""
+    """Message types of the DIG band, by the seed's names; those from 227 up are ours."""
 
     NEW_ATTESTATION = 200
     NEW_CHECKPOINT_PROPOSAL = 201
@@ -152,6 +152,10 @@ class DigMessageType(enum.IntEnum):
     PLUMTREE_REQUEST_BY_HASH = 217
     REGISTER_PEER = 218
     REGISTER_ACK = 219
+    TREE_OPEN = 227
+    TREE_ANNOUNCE = 228
+    TREE_PRUNE = 229
+    TREE_GRAFT = 230
     NEW_COMPACT_BLOCK = 240
     MESSAGE_CHUNK = 241
 
@@ -216,6 +220,10 @@ _CLASSES: Final[dict[int, RoutingClass]] = {
     _D.PLUMTREE_PRUNE: RoutingClass.CONTROL,
     _D.PLUMTREE_GRAFT: RoutingClass.CONTROL,
     _D.PLUMTREE_REQUEST_BY_HASH: RoutingClass.CONTROL,
+    _D.TREE_OPEN: RoutingClass.CONTROL,
+    _D.TREE_ANNOUNCE: RoutingClass.CONTROL,
+    _D.TREE_PRUNE: RoutingClass.CONTROL,
+    _D.TREE_GRAFT: RoutingClass.CONTROL,
     _D.REGISTER_PEER: RoutingClass.INTRODUCER,
     _D.REGISTER_ACK: RoutingClass.INTRODUCER,
     _D.NEW_COMPACT_BLOCK: RoutingClass.FLOOD,

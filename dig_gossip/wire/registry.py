@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dig_gossip.errors import GossipError
-from dig_gossip.wire import chia, compact, dig, erlay, opcodes, stem
+from dig_gossip.wire import chia, compact, dig, erlay, opcodes, stem, trees
 from dig_gossip.wire.handshake import Handshake
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
@@ -51,6 +51,10 @@ _CLASSES: Final[dict[int, type[Any]]] = {
             dig.PlumtreePrune,
             dig.PlumtreeGraft,
             dig.PlumtreeRequestByHash,
+            trees.TreeOpen,
+            trees.TreeAnnounce,
+            trees.TreePrune,
+            trees.TreeGraft,
             dig.RegisterPeer,
             dig.RegisterAck,
             dig.RequestPeersIntroducer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dig_gossip.gossip.sampling import PRUNE_PERIOD_SECS as PERIOD
+from dig_gossip.gossip.rate import PERIOD_SECS as PERIOD
 from dig_gossip.gossip.sampling import PruneSampler
 
 LOW, HIGH = bytes(32), bytes([0xFF]) * 32

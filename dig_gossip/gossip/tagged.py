@@ -1,0 +1,461 @@
+"""Trees with tags: for each part of the network that sends, a tree that is short from there.
+
+Engines row of the stage table; pure: the part of :class:`~dig_gossip.gossip.plumtree.Plumtree` that
+deals with sessions of capability 207. One shared tree cannot be short for every origin: a message
+goes up to where the tree is thick before it comes down. Here a node that sends again and again is
+the root of a tree of its own, and those near it that send now and then use it, too::
+
+    root --- OPEN(tag, distance) --> everybody: the first to come is the parent,
+         <-- GRAFT(tag) ------------ and is told so; OPEN goes on to all others
+    root or a node near it --- message with tag --> along the tree, in full
+                                                    to all others, as a short hash, see
+                                                    :mod:`~dig_gossip.gossip.tagged_announcements`
+
+The small frames run a race that no message has to run, and the ways that win are the shortest
+there are. What is lost on the way is fetched as in the shared tree, and every fetch mends this one
+tree: GRAFT(short hash). Duplicates prune one link of one tree: PRUNE(tag).
+
+What a tag says of an origin: that it is the root or near it. Where the root is, no frame says: it
+claims to be as far from the root as one of its neighbors is. The order in which the links get a
+message of the origin says as much, with a tag or without. Transactions, whose origin has to stay
+hidden, never carry one.
+
+What hostile peers try, and what stops them:
+
+=====================================  =========================================================
+open tree after tree                   16 trees a peer at once, then one in 15 s; 64 in all, and
+                                       one in use is not displaced
+claim to be near, to be used           its own round trip counts in any case; a peer that then
+                                       sends nothing on is found out by announcements
+send messages with tags nobody opened  they run in the shared tree once the table is full
+=====================================  =========================================================
+
+Source: :doc:`/engines/trees`; B. Nédelec et al. and T. Leitão et al. on one tree a sender.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from dig_gossip.effects import Effect, Send, SetTimer, TimerKey
+from dig_gossip.gossip.fetching import Fetching
+from dig_gossip.gossip.link import Link, Pull
+from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
+from dig_gossip.gossip.tagged_announcements import TREE_ANNOUNCE_TIMER, TaggedAnnouncements
+from dig_gossip.gossip.tagged_tree import TaggedTree, prune
+from dig_gossip.gossip.tree import Tree
+from dig_gossip.gossip.values import PlumtreeCounters
+from dig_gossip.types.config import PlumtreeConfig
+from dig_gossip.types.peer import PeerId
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.trees import (
+    MAX_DISTANCE_MS,
+    MAX_TAG,
+    MAY_HAVE_TAG,
+    SHORT_HASH_BYTES,
+    TreeAnnounce,
+    TreeGraft,
+    TreeOpen,
+    TreePrune,
+)
+
+TREE_MISSING_TIMER: Final[TimerKey] = ("tree-missing", b"")
+TREE_OPEN_TIMER: Final[TimerKey] = ("tree-open", b"")
+TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER)
+
+MAX_TREES: Final = 64
+MIN_LINKS: Final = 3  # with fewer the shared tree is as short
+SETTLE_SECS: Final = 2.0  # from its opening until we send along a tree
+LIFETIME_SECS: Final = 600.0  # then its root opens a new one, if it is used
+IDLE_SECS: Final = 60.0  # unused for so long, it may be displaced
+MESSAGES_A_TREE: Final = 16  # an opening costs about as much as a message
+MAX_CREDIT: Final = 8.0
+OPENINGS_A_LINK: Final = 16.0
+OPENING_REFILL_SECS: Final = 15.0
+OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
+FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
+UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
+
+
+class _TaggedFetching(Fetching):
+    """Fetches what was announced by its short hash; the answer tells in which tree it runs."""
+
+    def _may_have_pushed(self, link: Link) -> bool:
+        return True  # in one tree or another
+
+    def _pull(self, link: Link, digest: bytes, now: float) -> list[Effect]:
+        link.pulled(digest, Pull.GRAFT, now)
+        self._counters.grafts_sent += 1
+        body = TreeGraft(None, digest)
+        return [Send((link.peer,), Message(body.OPCODE, None, bytes(body)))]
+
+    def _cut_off(self, link: Link, now: float) -> list[Effect]:
+        return []  # its announcements no longer count; it is in each tree for reasons of its own
+
+
+class _Allowance:
+    """How many new trees a peer may still tell of."""
+
+    __slots__ = ("_at", "_left")
+
+    def __init__(self, now: float) -> None:
+        self._left = OPENINGS_A_LINK
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Use one up, if there is one."""
+        self._left = min(OPENINGS_A_LINK, self._left + (now - self._at) / OPENING_REFILL_SECS)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class TaggedTrees:
+    """The trees with tags of one node.
+
+    Bounded: 64 trees of at most all sessions; missing messages and the log as in their classes.
+
+    Cost: a message O(1) and a tuple for its eager peers; an opening O(sessions); a message of our
+    own O(trees).
+
+    :param tree: the shared tree, which knows all links.
+    :param serve: sends what a peer pulls, of (link, hash, now).
+    """
+
+    def __init__(
+        self,
+        config: PlumtreeConfig,
+        *,
+        tree: Tree,
+        seen: SeenSet,
+        counters: PlumtreeCounters,
+        serve: Callable[[Link, bytes, float], list[Effect]],
+        rng: Random,
+    ) -> None:
+        self._tree = tree
+        self._seen = seen
+        self._counters = counters
+        self._serve = serve
+        self._rng = rng
+        self._announcements = TaggedAnnouncements(config, counters)
+        self._fetching = _TaggedFetching(config, tree, counters, TREE_MISSING_TIMER)
+        #: peers of capability 207
+        self.peers: dict[PeerId, _Allowance] = {}
+        self._trees: dict[int, TaggedTree] = {}
+        self._root: TaggedTree | None = None
+        self._credit = 1.0
+        self._sent_at = -math.inf
+
+    def __len__(self) -> int:
+        """Trees known here."""
+        return len(self._trees)
+
+    @property
+    def unannounced(self) -> int:
+        """Messages of which somebody may still have to be told."""
+        return len(self._announcements)
+
+    @property
+    def missing(self) -> int:
+        """Messages announced and not here."""
+        return len(self._fetching)
+
+    def get(self, tag: int | None) -> TaggedTree | None:
+        """Look a tree up."""
+        return None if tag is None else self._trees.get(tag)
+
+    # --- sessions ---------------------------------------------------------------------------
+
+    def peer_up(self, peer: PeerId, now: float, *, speaks_first: bool) -> None:
+        """Take a session in; it becomes eager where it is grafted."""
+        self.peers[peer] = _Allowance(now)
+        self._announcements.join(peer, speaks_first=speaks_first)
+
+    def peer_down(self, link: Link, now: float) -> list[Effect]:
+        """Forget a session; where a tree hung on it alone, hang it on another one."""
+        if self.peers.pop(link.peer, None) is None:
+            return []
+        self._announcements.leave(link.peer)
+        effects = self._fetching.peer_down(link, now)
+        for tree in self._trees.values():
+            if tree.is_eager(link):
+                tree.forget(link.peer)
+                effects += self._refill(tree, now)
+        return effects + self._fetching.arm(now)
+
+    def _refill(self, tree: TaggedTree, now: float, besides: PeerId | None = None) -> list[Effect]:
+        """Never be without an eager link as long as there is a candidate."""
+        if tree.eager or tree is self._root:
+            return []
+        links = [self._tree.get(peer) for peer in self.peers if peer != besides]
+        candidates = [link for link in links if link is not None and not link.is_distrusted(now)]
+        if not candidates:
+            return []
+        return tree.graft(max(candidates, key=lambda link: link.score))
+
+    # --- messages of our own ----------------------------------------------------------------
+
+    def choose(self, message: Message, now: float, effects: list[Effect]) -> int | None:
+        """Choose the tree for a message of our own: the one whose root is nearest.
+
+        :param effects: gets a timer, should we become a root. (What a broadcast sends at once
+            counts as its reach, so that the opening has to wait.)
+        :returns: its tag; None for the shared tree.
+        """
+        if not MAY_HAVE_TAG[message.type] or len(self.peers) < MIN_LINKS:
+            return None
+        often = now - self._sent_at <= OFTEN_SECS
+        self._sent_at = now
+        best: TaggedTree | None = None
+        nearest = math.inf
+        for tree in self._trees.values():
+            if (
+                tree.distance is not None
+                and tree.distance <= nearest
+                and now - tree.opened_at >= SETTLE_SECS
+                and tree.eager
+            ):
+                best, nearest = tree, tree.distance
+        if self._root is None and (often or nearest > FAR_SECS) and self._credit >= 1:
+            effects.append(SetTimer(TREE_OPEN_TIMER, 0.0))
+        return None if best is None else best.tag
+
+    def _delay(self, peer: PeerId) -> float:
+        """Seconds to a peer, one way."""
+        link = self._tree.get(peer)
+        rtt = None if link is None else link.rtt
+        return UNKNOWN_DELAY_SECS if rtt is None else rtt / 2
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def came(
+        self,
+        link: Link,
+        tag: int,
+        digest: bytes,
+        pull: Pull | None,
+        aware: set[PeerId],
+        now: float,
+    ) -> list[Effect]:
+        """Take note of the first copy of a message: its link is one of its tree's.
+
+        :param pull: it answers this pull of ours.
+        :param aware: gets those who announced it.
+        """
+        tree = self._trees.get(tag)
+        was_eager = tree is not None and tree.is_eager(link)
+        if tree is None:
+            tree = self._learn(link.peer, tag, None, now)
+        elif not was_eager:
+            tree.add(link.peer)
+        missing = self._fetching.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
+        if not missing:
+            return []
+        aware.update(missing.announced_at)
+        if tree is None:
+            return []
+        return self._fetching.arrived(
+            missing, tree, link, now, was_eager=was_eager, is_answer=pull is not None
+        )
+
+    def came_elsewhere(self, digest: bytes) -> None:
+        """Stop looking for a message that came without a tag."""
+        if self._fetching.missing:
+            self._fetching.found(digest[:SHORT_HASH_BYTES])
+
+    def forward(
+        self,
+        tree: TaggedTree,
+        digest: bytes,
+        message: Message,
+        sighting: Sighting,
+        aware: set[PeerId],
+        now: float,
+        effects: list[Effect],
+        *,
+        is_kept: bool,
+    ) -> int:
+        """Push a message along its tree, and have it announced on the other links.
+
+        :param message: without a tag.
+        :param is_kept: it is in the cache, so that it may be announced.
+        :returns: how many peers are to be told of it.
+        """
+        tree.used_at = now
+        tree.sampler.message_seen(now)
+        self._credit = min(MAX_CREDIT, self._credit + 1 / MESSAGES_A_TREE)
+        peers = tree.unaware(aware)
+        if peers:
+            self._counters.pushed += len(peers)
+            effects.append(Send(peers, Message(message.type, tree.tag, message.data)))
+        announced = 0
+        if is_kept:
+            told = aware.union(peers)
+            announced = sum(peer not in told for peer in self.peers)
+            effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, told, now)
+        if tree is self._root and now - tree.opened_at >= LIFETIME_SECS:
+            effects += self._open(now)
+        return announced
+
+    def passed(self) -> None:
+        """A message has come in the shared tree; it earns a tree as others do."""
+        self._credit = min(MAX_CREDIT, self._credit + 1 / MESSAGES_A_TREE)
+
+    def duplicate(self, link: Link, tag: int, digest: bytes, now: float) -> list[Effect]:
+        """Take in a second copy: one eager link too many in this tree."""
+        tree = self._trees.get(tag)
+        if tree is None:
+            if not link.may_prune(now):
+                return []
+            link.pruned_at = now
+            return prune(tag, link, self._counters)
+        if tree.is_eager(link):
+            self._fetching.late_copy(digest[:SHORT_HASH_BYTES], now)
+            if len(tree.eager) == 1 or not tree.sampler.may_prune(digest, now):
+                return []
+        return tree.prune(link, now) if tree.may_prune(link, now) else []
+
+    # --- control frames ---------------------------------------------------------------------
+
+    def control_received(self, link: Link, message: Message, now: float) -> list[Effect]:
+        """Take in a frame, opcodes 227 to 230.
+
+        :raises ClientError: it is malformed.
+        """
+        if link.peer not in self.peers:
+            return []
+        opcode, data = message.type, message.data
+        if opcode == TreeAnnounce.OPCODE:
+            return self._announced(link, TreeAnnounce.from_bytes(data), now)
+        if opcode == TreeGraft.OPCODE:
+            return self._grafted(link, TreeGraft.from_bytes(data), now)
+        if opcode == TreePrune.OPCODE:
+            return self._pruned(link, TreePrune.from_bytes(data).tag, now)
+        if opcode == TreeOpen.OPCODE:
+            return self._opened(link, TreeOpen.from_bytes(data), now)
+        return []
+
+    def timer_fired(self, key: TimerKey, now: float) -> list[Effect]:
+        """Do what is due."""
+        if key == TREE_ANNOUNCE_TIMER:
+            return self._announcements.timer_fired(now)
+        if key == TREE_OPEN_TIMER:
+            return self._open(now)
+        return self._fetching.timer_fired(now)
+
+    def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
+        self._counters.ihaves_received += len(body.short_hashes)
+        is_news = False
+        find, get = self._seen.find, self._seen.get
+        for short in body.short_hashes:
+            digest = find(short)
+            sighting = None if digest is None else get(digest)
+            if sighting is None or sighting.stage is Stage.HELD:
+                self._fetching.announced(link, short, None, now)
+                is_news = True
+                continue
+            if sighting.aware is not None:
+                sighting.aware.add(link.peer)
+            if sighting.source is not None:
+                tree = self.get(sighting.tag)
+                link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
+        return self._fetching.arm(now) if is_news else []
+
+    def _grafted(self, link: Link, body: TreeGraft, now: float) -> list[Effect]:
+        self._counters.grafts_received += 1
+        if body.short_hash is None:
+            tree = self.get(body.tag)
+            if tree is not None:
+                tree.add(link.peer)
+            return []
+        digest = self._seen.find(body.short_hash)
+        if digest is None:
+            self._counters.cache_misses += 1
+            return []
+        sighting = self._seen.get(digest)
+        tree = None if sighting is None else self.get(sighting.tag)
+        effects = self._serve(link, digest, now)
+        if tree is None:
+            return effects + self._tree.promote(link, now)
+        tree.add(link.peer)
+        return [
+            Send(send.peers, Message(send.message.type, tree.tag, send.message.data), True)
+            if isinstance(send, Send)
+            else send
+            for send in effects
+        ]
+
+    def _pruned(self, link: Link, tag: int, now: float) -> list[Effect]:
+        self._counters.prunes_received += 1
+        tree = self._trees.get(tag)
+        if tree is None or not tree.is_eager(link):
+            return []
+        tree.drop(link.peer)
+        return self._refill(tree, now, besides=link.peer)
+
+    # --- opening trees ----------------------------------------------------------------------
+
+    def _opened(self, link: Link, body: TreeOpen, now: float) -> list[Effect]:
+        """A tree is told of: the first to do so is our parent."""
+        distance = body.distance_ms / 1000 + self._delay(link.peer)
+        tree = self._trees.get(body.tag)
+        if tree is not None:
+            if tree.distance is None:
+                tree.distance = distance
+            return []
+        tree = self._learn(link.peer, body.tag, distance, now)
+        if tree is None:
+            return []
+        self._credit = max(0.0, self._credit - 1)
+        self._counters.trees_joined += 1
+        return [*tree.graft(link), *self._tell_of(tree, distance, besides=link.peer)]
+
+    def _open(self, now: float) -> list[Effect]:
+        if self._credit < 1 or len(self.peers) < MIN_LINKS or not self._has_room(now):
+            return []
+        tag = self._rng.randrange(1, MAX_TAG + 1)
+        if tag in self._trees:
+            return []  # the next wish draws another one
+        self._credit -= 1
+        self._counters.trees_opened += 1
+        root = self._root = self._trees[tag] = TaggedTree(tag, 0.0, now, self._counters)
+        claimed = self._delay(self._rng.choice(list(self.peers)))
+        return self._tell_of(root, claimed)
+
+    def _tell_of(
+        self, tree: TaggedTree, distance: float, besides: PeerId | None = None
+    ) -> list[Effect]:
+        peers = tuple([peer for peer in self.peers if peer != besides])
+        if not peers:
+            return []
+        body = TreeOpen(tree.tag, min(MAX_DISTANCE_MS, round(distance * 1000)))
+        return [Send(peers, Message(body.OPCODE, None, bytes(body)))]
+
+    def _learn(
+        self, peer: PeerId, tag: int, distance: float | None, now: float
+    ) -> TaggedTree | None:
+        """Take a tree into the table, with its first link, if both limits allow."""
+        allowance = self.peers.get(peer)
+        if allowance is None or not self._has_room(now) or not allowance.take(now):
+            self._counters.trees_refused += 1
+            return None
+        tree = self._trees[tag] = TaggedTree(tag, distance, now, self._counters)
+        tree.add(peer)
+        return tree
+
+    def _has_room(self, now: float) -> bool:
+        """Whether there is room for one more tree; makes some, if need be and possible."""
+        if len(self._trees) < MAX_TREES:
+            return True
+        oldest = min(self._trees.values(), key=lambda tree: tree.used_at)
+        if now - oldest.used_at < IDLE_SECS:
+            return False
+        del self._trees[oldest.tag]
+        if oldest is self._root:
+            self._root = None
+        return True

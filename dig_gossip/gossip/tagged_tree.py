@@ -1,0 +1,121 @@
+"""One tree with a tag, as one node knows it.
+
+Engines row of the stage table; pure. Source: :doc:`/engines/trees`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dig_gossip.effects import Effect, Send
+from dig_gossip.gossip.link import PRUNE_INTERVAL_SECS, Link
+from dig_gossip.gossip.sampling import PruneSampler
+from dig_gossip.gossip.values import PlumtreeCounters
+from dig_gossip.types.peer import PeerId
+from dig_gossip.wire.message import Message
+from dig_gossip.wire.trees import TreeGraft, TreePrune
+
+
+class TaggedTree:
+    """The links that carry the messages of one tag in full.
+
+    Bounded by the number of sessions. Cost: O(1) a look-up, O(eager links) the first time after a
+    change.
+
+    :param distance: seconds from its root, None if unknown.
+    :ivar eager: peers that get its messages in full; the others of the session table get
+        announcements.
+    :ivar opened_at: when it became known here, monotonic seconds.
+    :ivar used_at: when a message last ran in it.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_pruned_at",
+        "_without",
+        "distance",
+        "eager",
+        "opened_at",
+        "sampler",
+        "tag",
+        "used_at",
+    )
+
+    def __init__(
+        self, tag: int, distance: float | None, now: float, counters: PlumtreeCounters
+    ) -> None:
+        self.tag: Final = tag
+        self.distance = distance
+        self.opened_at = now
+        self.used_at = now
+        self.sampler = PruneSampler()
+        self.eager: dict[PeerId, None] = {}
+        self._without: dict[PeerId, tuple[PeerId, ...]] = {}
+        self._pruned_at: dict[PeerId, float] = {}
+        self._counters = counters
+
+    def is_eager(self, link: Link) -> bool:
+        """Whether a link carries its messages in full."""
+        return link.peer in self.eager
+
+    def unaware(self, aware: set[PeerId]) -> tuple[PeerId, ...]:
+        """The eager peers except those in ``aware``."""
+        if len(aware) != 1:
+            return tuple([peer for peer in self.eager if peer not in aware])
+        (sender,) = aware
+        peers = self._without.get(sender)
+        if peers is None:
+            peers = tuple([peer for peer in self.eager if peer != sender])
+            self._without[sender] = peers
+        return peers
+
+    def add(self, peer: PeerId) -> None:
+        """Make a link eager; the peer must know, or find out by itself."""
+        if peer not in self.eager:
+            self.eager[peer] = None
+            self._without.clear()
+
+    def drop(self, peer: PeerId) -> None:
+        """Make a link lazy; the peer must know."""
+        if peer in self.eager:
+            del self.eager[peer]
+            self._without.clear()
+
+    def forget(self, peer: PeerId) -> None:
+        """A session has ended."""
+        self.drop(peer)
+        self._pruned_at.pop(peer, None)
+
+    def graft(self, link: Link) -> list[Effect]:
+        """Make a link eager, and tell the peer so."""
+        self._counters.grafts_sent += 1
+        self.add(link.peer)
+        body = TreeGraft(self.tag)
+        return [Send((link.peer,), Message(body.OPCODE, None, bytes(body)))]
+
+    def may_prune(self, link: Link, now: float) -> bool:
+        """Whether the last PRUNE of this link and tree is long enough ago."""
+        pruned_at = self._pruned_at.get(link.peer)
+        return pruned_at is None or now - pruned_at >= PRUNE_INTERVAL_SECS
+
+    def prune(self, link: Link, now: float) -> list[Effect]:
+        """Make a link lazy, if it is not, and tell the peer so in any case."""
+        self._pruned_at[link.peer] = now
+        self.drop(link.peer)
+        return prune(self.tag, link, self._counters)
+
+    def shortcut(self, new: Link, now: float) -> list[Effect]:
+        """Add a fast link; the next message prunes the slow one of the ring that it closes."""
+        self._counters.optimizations += 1
+        return self.graft(new)
+
+    def lead_key(self, peer: PeerId) -> tuple[int, PeerId]:
+        """What a lead over a peer is counted under: that of one tree says nothing of another."""
+        return self.tag, peer
+
+
+def prune(tag: int, link: Link, counters: PlumtreeCounters) -> list[Effect]:
+    """Tell a peer to send nothing in full that runs in a tree, known here or not."""
+    counters.prunes_sent += 1
+    body = TreePrune(tag)
+    return [Send((link.peer,), Message(body.OPCODE, None, bytes(body)))]

@@ -1,0 +1,160 @@
+"""Bodies of the frames that build and use trees with tags, opcodes 227 to 230, capability 207.
+
+A tag is a number that whoever opens a tree draws, 1..65535; two trees with one tag are one tree.
+A message that runs in a tree carries the tag in the place of the correlation id, which gossip does
+not use; its hash does not change by that. In announcements and pulls a message goes by the first
+eight bytes of its hash: nobody can make a second message with these for somebody else's message
+in the time that counts. Source: our own extension, :doc:`/wire`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import ClassVar, Final
+
+import attrs
+
+from dig_gossip.constants import TREE_MAX_ANNOUNCE_ENTRIES
+from dig_gossip.wire.opcodes import DigMessageType, RoutingClass, routing_class
+from dig_gossip.wire.streamable import malformed
+
+SHORT_HASH_BYTES: Final = 8
+MAX_TAG: Final = 65_535
+MAX_DISTANCE_MS: Final = 65_535
+
+_OPEN = struct.Struct("!HH")
+_TAG = struct.Struct("!H")
+
+#: By opcode, whether a message may carry a tag: it is flooded, with an id as well as without, and
+#: crosses every link in the same form.
+MAY_HAVE_TAG: Final = tuple(
+    routing_class(opcode, False) is routing_class(opcode, True) is RoutingClass.FLOOD
+    and opcode != DigMessageType.NEW_COMPACT_BLOCK
+    for opcode in range(256)
+)
+
+
+@attrs.frozen
+class TreeOpen:
+    """227: "here is a tree; graft yourself if you do not have it yet".
+
+    :ivar tag: 1..65535.
+    :ivar distance_ms: milliseconds from the root to the sender, as the sender believes, 0..65535.
+    """
+
+    OPCODE: ClassVar[int] = DigMessageType.TREE_OPEN
+
+    tag: int
+    distance_ms: int
+
+    def __bytes__(self) -> bytes:
+        return _OPEN.pack(self.tag, self.distance_ms)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TreeOpen:
+        """Decode a body.
+
+        :raises ClientError: (malformed) not exactly 4 bytes, or no tag.
+        """
+        if len(data) != _OPEN.size:
+            raise malformed("the opening of a tree has 4 bytes")
+        tag, distance = _OPEN.unpack(data)
+        return cls(_checked_tag(tag), distance)
+
+
+@attrs.frozen
+class TreeAnnounce:
+    """228: "I have these": 1..128 short hashes, 8 bytes each, without a count."""
+
+    OPCODE: ClassVar[int] = DigMessageType.TREE_ANNOUNCE
+
+    short_hashes: tuple[bytes, ...]
+
+    def __bytes__(self) -> bytes:
+        if not 1 <= len(self.short_hashes) <= TREE_MAX_ANNOUNCE_ENTRIES:
+            raise malformed(f"cannot announce {len(self.short_hashes)} messages at once")
+        if any(len(short) != SHORT_HASH_BYTES for short in self.short_hashes):
+            raise malformed("a short hash has 8 bytes")
+        return b"".join(self.short_hashes)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TreeAnnounce:
+        """Decode a body.
+
+        :raises ClientError: (malformed) no entry, too many, or part of one.
+        """
+        count, rest = divmod(len(data), SHORT_HASH_BYTES)
+        if rest or not 1 <= count <= TREE_MAX_ANNOUNCE_ENTRIES:
+            raise malformed(f"{len(data)} bytes are not 1..128 short hashes of 8")
+        if count == 1:
+            return cls((data,))
+        return cls(tuple([data[at : at + 8] for at in range(0, len(data), 8)]))
+
+
+@attrs.frozen
+class TreePrune:
+    """229: "send me nothing of this tree in full".
+
+    :ivar tag: 1..65535.
+    """
+
+    OPCODE: ClassVar[int] = DigMessageType.TREE_PRUNE
+
+    tag: int
+
+    def __bytes__(self) -> bytes:
+        return _TAG.pack(self.tag)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TreePrune:
+        """Decode a body.
+
+        :raises ClientError: (malformed) not exactly 2 bytes, or no tag.
+        """
+        if len(data) != _TAG.size:
+            raise malformed("the pruning of a tree has 2 bytes")
+        return cls(_checked_tag(_TAG.unpack(data)[0]))
+
+
+@attrs.frozen
+class TreeGraft:
+    """230: "send me what runs in this tree": a tag of 2 bytes, or a message's short hash of 8.
+
+    With a short hash it is the tree in which that message came, and the message is sent at once.
+
+    :ivar tag: 1..65535, or None.
+    :ivar short_hash: 8 bytes, or None; exactly one of the two is given.
+    """
+
+    OPCODE: ClassVar[int] = DigMessageType.TREE_GRAFT
+
+    tag: int | None
+    short_hash: bytes | None = None
+
+    def __bytes__(self) -> bytes:
+        if (self.tag is None) is (self.short_hash is None):
+            raise malformed("a graft names a tag or a message")
+        if self.tag is not None:
+            return _TAG.pack(self.tag)
+        assert self.short_hash is not None
+        if len(self.short_hash) != SHORT_HASH_BYTES:
+            raise malformed("a short hash has 8 bytes")
+        return self.short_hash
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TreeGraft:
+        """Decode a body.
+
+        :raises ClientError: (malformed) neither 2 bytes with a tag nor 8 bytes.
+        """
+        if len(data) == SHORT_HASH_BYTES:
+            return cls(None, data)
+        if len(data) != _TAG.size:
+            raise malformed("a graft has 2 bytes or 8")
+        return cls(_checked_tag(_TAG.unpack(data)[0]))
+
+
+def _checked_tag(tag: int) -> int:
+    if not tag:
+        raise malformed("0 is no tag")
+    return tag
