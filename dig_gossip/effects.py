@@ -98,6 +98,12 @@ class Penalize(NamedTuple):
     reason: PenaltyReason
 
 
+class Ping(NamedTuple):
+    """Measure a peer's round trip now; ``rtt_updated`` tells, if the peer answers."""
+
+    peer: PeerId
+
+
 class HoldReading(NamedTuple):
     """Read nothing more from a peer: what it sent already waits for the validator."""
 
@@ -121,6 +127,7 @@ Effect: TypeAlias = (
     | Deliver
     | Validate
     | Penalize
+    | Ping
     | HoldReading
     | ReleaseReading
 )

@@ -132,6 +132,17 @@ class Keepalive:
         self._sent_at = now
         return Probe(self._outstanding, self._delay(now))
 
+    def probe(self) -> bytes | None:
+        """Measure now, besides the regular probes.
+
+        :returns: the payload to send; None while a probe is under way.
+        """
+        if self._outstanding is not None:
+            return None
+        self._outstanding = self._rng.randbytes(PING_PAYLOAD_BYTES)
+        self._sent_at = self._now()
+        return self._outstanding
+
     def pong(self, payload: bytes) -> float | None:
         """Take a pong; any pong is a sign of life.
 

@@ -496,6 +496,14 @@ class Session:
         if seconds is not None:
             self._owner.rtt_measured(self, seconds)
 
+    def ping(self) -> None:
+        """Measure the round trip now, if a ping would leave and its answer would be read."""
+        if self._ended or self.is_held or not self._writer.is_writable:
+            return
+        payload = self.keepalive.probe()
+        if payload is not None:
+            self._writer.ping(payload)
+
     def closing(self, code: int | None, by_us: bool) -> None:
         """Leave the table at once: nothing can be sent any more.
 

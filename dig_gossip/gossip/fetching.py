@@ -140,6 +140,10 @@ class Fetching:
                 return tree.shortcut(announcer, now)
         return []
 
+    def on_time(self, now: float) -> None:
+        """Learn from a message that came before anybody announced it."""
+        self._timers.on_time(now)
+
     def late_copy(self, digest: bytes, now: float) -> None:
         """Learn from a copy that came along the tree after we had pulled one: too early."""
         forestalled = self._forestalled.pop(digest, None) if self._forestalled else None

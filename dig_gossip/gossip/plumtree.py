@@ -194,7 +194,7 @@ class Plumtree:
         self._outsiders.remove(peer)
         self._tree.add(peer, score)
         if mode is PeerMode.TREES:
-            self._tagged.peer_up(peer, self._now(), speaks_first=speaks_first)
+            return self._tagged.peer_up(peer, self._now(), speaks_first=speaks_first)
         return []
 
     def peer_down(self, peer: PeerId) -> list[Effect]:
@@ -245,6 +245,7 @@ class Plumtree:
         if link is None or not 0 < rtt_seconds < math.inf:
             return []
         link.rtt = rtt_seconds
+        self._tagged.heard(peer)
         self._tree.rate(link, score)
         return self._tree.optimize(self._now())
 
@@ -320,14 +321,15 @@ class Plumtree:
         aware = {peer}
         if tag is None:
             effects = self._came_untagged(link, digest, pull, aware, now)
+            is_late = False
         else:
             message = Message(message.type, None, message.data)
-            effects = self._tagged.came(link, tag, digest, pull, aware, now)
+            effects, is_late = self._tagged.came(link, tag, digest, pull, aware, now)
             if self._fetching.missing:
                 self._fetching.found(digest)
         if sighting is None:
             sighting = Sighting(_PENDING, now, peer)
-            sighting.tag = tag
+            sighting.tag, sighting.is_late = tag, is_late
             self._seen.add(digest, sighting)
             if needs_validation:
                 sighting.aware = aware
@@ -336,7 +338,7 @@ class Plumtree:
             effects.append(Deliver(peer, message))
         else:
             sighting.source = peer
-            sighting.tag = tag
+            sighting.tag, sighting.is_late = tag, is_late
         self._forward(digest, message, sighting, aware, now, effects)
         return effects
 

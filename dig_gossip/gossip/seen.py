@@ -36,10 +36,11 @@ class Sighting:
         verdict or announcements of it may be due; otherwise None.
     :ivar links: number of the latest link when the message was last broadcast here; links with
         a higher number joined later.
+    :ivar is_late: others announced it before it came, so that the tree is torn somewhere.
     :ivar tag: of the tree in which it runs; None for the shared one.
     """
 
-    __slots__ = ("aware", "first_seen", "links", "source", "stage", "tag")
+    __slots__ = ("aware", "first_seen", "is_late", "links", "source", "stage", "tag")
 
     def __init__(self, stage: Stage, first_seen: float, source: PeerId | None) -> None:
         self.stage = stage
@@ -47,6 +48,7 @@ class Sighting:
         self.source = source
         self.aware: set[PeerId] | None = None
         self.links = 0
+        self.is_late = False
         self.tag: int | None = None
 
 

@@ -23,7 +23,7 @@ hidden, never carry one.
 What hostile peers try, and what stops them:
 
 =====================================  =========================================================
-open tree after tree                   16 trees a peer at once, then one in 15 s; 64 in all, and
+open tree after tree                   64 trees a peer at once, then one in 5 s; 64 in all, and
                                        one in use is not displaced
 claim to be near, to be used           its own round trip counts in any case; a peer that then
                                        sends nothing on is found out by announcements
@@ -36,11 +36,11 @@ Source: :doc:`/engines/trees`; B. Nédelec et al. and T. Leitão et al. on one t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final
 
-from dig_gossip.effects import Effect, Send, SetTimer, TimerKey
+from dig_gossip.effects import Effect, Ping, Send, SetTimer, TimerKey
 from dig_gossip.gossip.fetching import Fetching
 from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
@@ -64,7 +64,11 @@ from dig_gossip.wire.trees import (
 
 TREE_MISSING_TIMER: Final[TimerKey] = ("tree-missing", b"")
 TREE_OPEN_TIMER: Final[TimerKey] = ("tree-open", b"")
-TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER)
+TREE_PING_TIMER: Final[TimerKey] = ("tree-ping", b"")
+TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER, TREE_PING_TIMER)
+
+_FARTHEST: Final = MAX_DISTANCE_MS / 1000
+_EARLY_SECS: Final = 0.001  # a timer may fire this much early
 
 MAX_TREES: Final = 64
 MIN_LINKS: Final = 3  # with fewer the shared tree is as short
@@ -73,8 +77,10 @@ LIFETIME_SECS: Final = 600.0  # then its root opens a new one, if it is used
 IDLE_SECS: Final = 60.0  # unused for so long, it may be displaced
 MESSAGES_A_TREE: Final = 16  # an opening costs about as much as a message
 MAX_CREDIT: Final = 8.0
-OPENINGS_A_LINK: Final = 16.0
-OPENING_REFILL_SECS: Final = 15.0
+OPENINGS_A_LINK: Final = float(MAX_TREES)
+OPENING_REFILL_SECS: Final = 5.0
+LOOK_INTERVAL_SECS: Final = 10.0  # between two pings to everybody because messages are late
+PONG_SECS: Final = 0.1  # beyond two round trips: who does not answer a ping by then is silent
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
@@ -150,6 +156,10 @@ class TaggedTrees:
         self._root: TaggedTree | None = None
         self._credit = 1.0
         self._sent_at = -math.inf
+        #: peers that were sent a ping, and when they are silent if nothing comes
+        self._asked: dict[PeerId, float] = {}
+        self._silent: set[PeerId] = set()
+        self._looked_at = -math.inf
 
     def __len__(self) -> int:
         """Trees known here."""
@@ -171,32 +181,108 @@ class TaggedTrees:
 
     # --- sessions ---------------------------------------------------------------------------
 
-    def peer_up(self, peer: PeerId, now: float, *, speaks_first: bool) -> None:
-        """Take a session in; it becomes eager where it is grafted."""
+    def peer_up(self, peer: PeerId, now: float, *, speaks_first: bool) -> list[Effect]:
+        """Take a session in; it becomes eager where it is grafted.
+
+        Its round trip is measured at once: how far a root is, is the sum of round trips.
+        """
         self.peers[peer] = _Allowance(now)
         self._announcements.join(peer, speaks_first=speaks_first)
+        return [Ping(peer)]
 
     def peer_down(self, link: Link, now: float) -> list[Effect]:
         """Forget a session; where a tree hung on it alone, hang it on another one."""
         if self.peers.pop(link.peer, None) is None:
             return []
         self._announcements.leave(link.peer)
-        effects = self._fetching.peer_down(link, now)
+        self._asked.pop(link.peer, None)
+        self._silent.discard(link.peer)
+        effects = self._fetching.peer_down(link, now) + self._let_go(link.peer, now)
         for tree in self._trees.values():
-            if tree.is_eager(link):
-                tree.forget(link.peer)
-                effects += self._refill(tree, now)
+            tree.forget(link.peer)
         return effects + self._fetching.arm(now)
 
-    def _refill(self, tree: TaggedTree, now: float, besides: PeerId | None = None) -> list[Effect]:
-        """Never be without an eager link as long as there is a candidate."""
-        if tree.eager or tree is self._root:
+    def heard(self, peer: PeerId) -> None:
+        """A peer is there: something came from it."""
+        if self._asked:
+            self._asked.pop(peer, None)
+        self._silent.discard(peer)
+
+    # --- silent peers -----------------------------------------------------------------------
+
+    def _look_around(self, now: float) -> list[Effect]:
+        """A message had to be fetched, from us or by us: see who is still there.
+
+        Somebody did not pass it on, and may be silent. All that hangs on silent peers has to hang
+        on others, and the next message of each tree should not be late to find that out.
+        """
+        if now - self._looked_at < LOOK_INTERVAL_SECS:
             return []
-        links = [self._tree.get(peer) for peer in self.peers if peer != besides]
-        candidates = [link for link in links if link is not None and not link.is_distrusted(now)]
-        if not candidates:
+        self._looked_at = now
+        return self._ping(self.peers, now)
+
+    def _ping(self, peers: Iterable[PeerId], now: float) -> list[Effect]:
+        """See whether peers are there, of which we do not know it."""
+        asked = [peer for peer in peers if peer not in self._asked and peer not in self._silent]
+        if not asked:
             return []
-        return tree.graft(max(candidates, key=lambda link: link.score))
+        for peer in asked:
+            self._asked[peer] = now + PONG_SECS + 4 * self._delay(peer)
+        pings: list[Effect] = [Ping(peer) for peer in asked]
+        return [*pings, SetTimer(TREE_PING_TIMER, min(self._asked.values()) - now)]
+
+    def _pongs_due(self, now: float) -> list[Effect]:
+        """Who has not answered by now is silent."""
+        effects: list[Effect] = []
+        silent = len(self._silent)
+        for peer in [peer for peer, due in self._asked.items() if due <= now + _EARLY_SECS]:
+            del self._asked[peer]
+            self._silent.add(peer)
+            self._counters.silences += 1
+            effects += self._let_go(peer, now)
+        if len(self._silent) > silent:
+            effects += self._look_around(now)
+        if self._asked:
+            effects.append(SetTimer(TREE_PING_TIMER, min(self._asked.values()) - now))
+        return effects
+
+    def _let_go(self, peer: PeerId, now: float) -> list[Effect]:
+        """Take a peer out of all trees, and hang those on others that hung on it."""
+        effects: list[Effect] = []
+        for tree in self._trees.values():
+            if peer in tree.eager:
+                tree.drop(peer)
+                if tree.parent == peer or not tree.eager:
+                    effects += self._hang(tree, now)
+        return effects
+
+    def _hang(self, tree: TaggedTree, now: float, besides: PeerId | None = None) -> list[Effect]:
+        """Find a parent for a tree: the nearest of those that are nearer to the root than we are.
+
+        They cannot hang on us. If there is none, then the nearest of all, who may; what does not
+        come that way is announced.
+        """
+        tree.parent = None
+        if tree is self._root:
+            return []
+        own = math.inf if tree.distance is None else tree.distance
+        best: Link | None = None
+        least = math.inf
+        for peer in self.peers:
+            link = self._tree.get(peer)
+            if peer == besides or peer in self._silent or link is None or link.is_distrusted(now):
+                continue
+            if peer in tree.eager:
+                continue
+            offer = tree.offers.get(peer, _FARTHEST)
+            if offer >= own:
+                offer += _FARTHEST  # it may hang on us, but better than nobody
+            if offer + self._delay(peer) < least:
+                best, least = link, offer + self._delay(peer)
+        if best is None:
+            return []
+        tree.parent = best.peer
+        return tree.graft(best)
 
     # --- messages of our own ----------------------------------------------------------------
 
@@ -241,13 +327,15 @@ class TaggedTrees:
         pull: Pull | None,
         aware: set[PeerId],
         now: float,
-    ) -> list[Effect]:
+    ) -> tuple[list[Effect], bool]:
         """Take note of the first copy of a message: its link is one of its tree's.
 
         :param pull: it answers this pull of ours.
         :param aware: gets those who announced it.
+        :returns: effects, and whether others had announced it before.
         """
         tree = self._trees.get(tag)
+        self.heard(link.peer)
         was_eager = tree is not None and tree.is_eager(link)
         if tree is None:
             tree = self._learn(link.peer, tag, None, now)
@@ -255,13 +343,18 @@ class TaggedTrees:
             tree.add(link.peer)
         missing = self._fetching.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if not missing:
-            return []
+            self._fetching.on_time(now)
+            return [], False
         aware.update(missing.announced_at)
         if tree is None:
-            return []
-        return self._fetching.arrived(
+            return [], True
+        effects = self._fetching.arrived(
             missing, tree, link, now, was_eager=was_eager, is_answer=pull is not None
         )
+        if pull is not None and tree.parent != link.peer:
+            tree.parent = link.peer
+            effects += self._look_around(now)
+        return effects, True
 
     def came_elsewhere(self, digest: bytes) -> None:
         """Stop looking for a message that came without a tag."""
@@ -309,6 +402,7 @@ class TaggedTrees:
     def duplicate(self, link: Link, tag: int, digest: bytes, now: float) -> list[Effect]:
         """Take in a second copy: one eager link too many in this tree."""
         tree = self._trees.get(tag)
+        self.heard(link.peer)
         if tree is None:
             if not link.may_prune(now):
                 return []
@@ -329,6 +423,7 @@ class TaggedTrees:
         """
         if link.peer not in self.peers:
             return []
+        self.heard(link.peer)
         opcode, data = message.type, message.data
         if opcode == TreeAnnounce.OPCODE:
             return self._announced(link, TreeAnnounce.from_bytes(data), now)
@@ -343,9 +438,12 @@ class TaggedTrees:
     def timer_fired(self, key: TimerKey, now: float) -> list[Effect]:
         """Do what is due."""
         if key == TREE_ANNOUNCE_TIMER:
-            return self._announcements.timer_fired(now)
+            effects = self._announcements.timer_fired(now)
+            return effects + self._ping(self._announcements.mute, now)
         if key == TREE_OPEN_TIMER:
             return self._open(now)
+        if key == TREE_PING_TIMER:
+            return self._pongs_due(now)
         return self._fetching.timer_fired(now)
 
     def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
@@ -383,7 +481,7 @@ class TaggedTrees:
         if tree is None:
             return effects + self._tree.promote(link, now)
         tree.add(link.peer)
-        return [
+        return self._look_around(now) + [
             Send(send.peers, Message(send.message.type, tree.tag, send.message.data), True)
             if isinstance(send, Send)
             else send
@@ -396,7 +494,9 @@ class TaggedTrees:
         if tree is None or not tree.is_eager(link):
             return []
         tree.drop(link.peer)
-        return self._refill(tree, now, besides=link.peer)
+        if tree.eager:
+            return []
+        return self._hang(tree, now, besides=link.peer)
 
     # --- opening trees ----------------------------------------------------------------------
 
@@ -405,6 +505,7 @@ class TaggedTrees:
         distance = body.distance_ms / 1000 + self._delay(link.peer)
         tree = self._trees.get(body.tag)
         if tree is not None:
+            tree.offers[link.peer] = body.distance_ms / 1000
             if tree.distance is None:
                 tree.distance = distance
             return []
@@ -413,6 +514,7 @@ class TaggedTrees:
             return []
         self._credit = max(0.0, self._credit - 1)
         self._counters.trees_joined += 1
+        tree.offers[link.peer] = body.distance_ms / 1000
         return [*tree.graft(link), *self._tell_of(tree, distance, besides=link.peer)]
 
     def _open(self, now: float) -> list[Effect]:
@@ -446,6 +548,7 @@ class TaggedTrees:
             return None
         tree = self._trees[tag] = TaggedTree(tag, distance, now, self._counters)
         tree.add(peer)
+        tree.parent = peer
         return tree
 
     def _has_room(self, now: float) -> bool:

@@ -41,18 +41,20 @@ _ANNOUNCE: Final = int(TreeAnnounce.OPCODE)
 
 
 class _Entry(NamedTuple):
-    """A message: its short hash, who is never to be told of it, what it is, and when it came."""
+    """A message: its short hash, who is never to be told of it, what it is, and when others are."""
 
     short: bytes
     aware: set[PeerId]
     sighting: Sighting
-    at: float
+    due: float
 
 
 class TaggedAnnouncements:
     """One log of recent messages for all links, read by those who are told first and second.
 
     Bounded: the log by 4096 messages and a frame's worth. It is empty while there is no link.
+
+    :ivar mute: peers that should have spoken first and had to be told, when the timer last fired.
 
     Cost: a message one append, and one set look-up a link.
     """
@@ -70,6 +72,7 @@ class TaggedAnnouncements:
         self._untold = 0  # how many entries at its end nobody has been told of
         self._due = math.inf  # of those told first
         self._armed = math.inf
+        self.mute: list[PeerId] = []
 
     def __len__(self) -> int:
         """Messages in the log."""
@@ -98,19 +101,25 @@ class TaggedAnnouncements:
     def add(self, short: bytes, sighting: Sighting, aware: set[PeerId], now: float) -> list[Effect]:
         """Take up a message that was just pushed along its tree.
 
+        One that was late here is likely to be late with others: they are told at once.
+
         :param aware: peers never to be told, the pushed ones among them; ``sighting.aware`` while
             the message is in the log, so that whoever turns out to have it can be added.
         """
-        sighting.aware = aware
-        self._log.append(_Entry(short, aware, sighting, now))
-        self._untold += 1
         self._rate.count(now)
+        if sighting.is_late:
+            entry = _Entry(short, aware, sighting, now)
+            return [*self._frames([*self._first, *self._second], [entry])]
+        sighting.aware = aware
+        busy = self._rate.recent(now) >= self._gather_at
+        flush = self._long_flush if busy else self._flush
+        self._log.append(_Entry(short, aware, sighting, now + flush + self._delay))
+        self._untold += 1
         if self._untold >= TREE_MAX_ANNOUNCE_ENTRIES or len(self._log) >= MAX_LOG:
-            return self._tell_first() + self._arm(now)
+            return [*self._tell_first(), *self._arm(now)]
         if self._due != math.inf:
             return []
-        busy = self._rate.recent(now) >= self._gather_at
-        self._due = now + (self._long_flush if busy else self._flush)
+        self._due = now + flush
         return self._arm(now)
 
     def timer_fired(self, now: float) -> list[Effect]:
@@ -120,35 +129,32 @@ class TaggedAnnouncements:
         soon = now + self._flush / 4
         if self._due <= soon:
             effects += self._tell_first()
-        effects += self._tell_second(soon)
-        return effects + self._arm(now)
+        told = self._tell_second(soon)
+        self.mute = [peer for send in told for peer in send.peers]
+        return [*effects, *told, *self._arm(now)]
 
-    def _tell_first(self) -> list[Effect]:
+    def _tell_first(self) -> list[Send]:
         """Tell of all that nobody was told of."""
         entries = list(self._log)[len(self._log) - self._untold :]
         self._untold = 0
         self._due = math.inf
         return self._frames(self._first, entries)
 
-    def _tell_second(self, soon: float) -> list[Effect]:
+    def _tell_second(self, soon: float) -> list[Send]:
         """Tell of what has waited long enough, and forget it."""
         entries: list[_Entry] = []
         log = self._log
-        while log and (len(log) > MAX_LOG or log[0].at + self._wait <= soon):
+        while log and (len(log) > MAX_LOG or log[0].due <= soon):
             if self._untold >= len(log):
                 break  # it waits for those who are told first
             entries.append(log[0])
             self._forget_oldest()
         return self._frames(self._second, entries) if entries else []
 
-    @property
-    def _wait(self) -> float:
-        return self._long_flush + self._delay
-
     def _forget_oldest(self) -> None:
         self._log.popleft().sighting.aware = None
 
-    def _frames(self, peers: Iterable[PeerId], entries: list[_Entry]) -> list[Effect]:
+    def _frames(self, peers: Iterable[PeerId], entries: list[_Entry]) -> list[Send]:
         """Build the frames, each once for all the peers that get the same."""
         peers_by_body: dict[bytes, list[PeerId]] = {}
         for peer in peers:
@@ -168,7 +174,7 @@ class TaggedAnnouncements:
         """Set the timer for what is due next, unless it is set early enough."""
         due = self._due
         if self._untold < len(self._log):
-            due = min(due, self._log[0].at + self._wait)
+            due = min(due, self._log[0].due)
         if due >= self._armed:
             return []
         self._armed = due

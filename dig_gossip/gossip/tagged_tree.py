@@ -23,6 +23,9 @@ class TaggedTree:
     change.
 
     :param distance: seconds from its root, None if unknown.
+    :ivar parent: who is to bring us its messages, as far as we know.
+    :ivar offers: of other peers, how far from the root they say they are, seconds. One that is
+        nearer than we are does not hang on us, so that we may hang on it.
     :ivar eager: peers that get its messages in full; the others of the session table get
         announcements.
     :ivar opened_at: when it became known here, monotonic seconds.
@@ -35,7 +38,9 @@ class TaggedTree:
         "_without",
         "distance",
         "eager",
+        "offers",
         "opened_at",
+        "parent",
         "sampler",
         "tag",
         "used_at",
@@ -49,6 +54,8 @@ class TaggedTree:
         self.opened_at = now
         self.used_at = now
         self.sampler = PruneSampler()
+        self.parent: PeerId | None = None
+        self.offers: dict[PeerId, float] = {}
         self.eager: dict[PeerId, None] = {}
         self._without: dict[PeerId, tuple[PeerId, ...]] = {}
         self._pruned_at: dict[PeerId, float] = {}
@@ -84,6 +91,7 @@ class TaggedTree:
     def forget(self, peer: PeerId) -> None:
         """A session has ended."""
         self.drop(peer)
+        self.offers.pop(peer, None)
         self._pruned_at.pop(peer, None)
 
     def graft(self, link: Link) -> list[Effect]:

@@ -55,6 +55,17 @@ class GraftTimers:
         self._window_began = 0.0
         self._window_samples = 0
 
+    def on_time(self, now: float) -> None:
+        """Learn from a message that came before anybody announced it.
+
+        Only where announcements are so slow that this is the rule: there, the timer would otherwise
+        stay where it began.
+
+        :param now: monotonic seconds.
+        """
+        if self._adaptive:
+            self._learn(0.0, now)
+
     def sample(self, gap: float, now: float) -> None:
         """Learn from one arrival.
 
@@ -63,7 +74,9 @@ class GraftTimers:
         """
         if not self._adaptive or gap <= 0:
             return
-        gap = min(gap, _GROWTH * self.lazy_timeout)
+        self._learn(min(gap, _GROWTH * self.lazy_timeout), now)
+
+    def _learn(self, gap: float, now: float) -> None:
         if self._mean is None:
             self._mean = gap
             self._deviation = gap / 2

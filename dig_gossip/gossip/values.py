@@ -80,6 +80,7 @@ class PlumtreeCounters:
     :ivar trees_opened: trees with tags of which we became the root.
     :ivar trees_joined: trees with tags that others opened.
     :ivar trees_refused: trees with tags that went beyond a limit.
+    :ivar silences: peers that did not bring what they should, and answered no ping either.
     """
 
     delivered: int = 0
@@ -106,6 +107,7 @@ class PlumtreeCounters:
     trees_opened: int = 0
     trees_joined: int = 0
     trees_refused: int = 0
+    silences: int = 0
 
 
 @attrs.frozen(kw_only=True)

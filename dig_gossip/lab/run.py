@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain, islice
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from dig_gossip.constants import PING_INTERVAL_SECS, PING_PAYLOAD_BYTES
 from dig_gossip.errors import InvalidConfig
@@ -24,6 +24,7 @@ from dig_gossip.lab.recorder import Record, distribution, histogram
 from dig_gossip.lab.scenario import Adversary, Phase, Scenario
 from dig_gossip.lab.simulator import Simulator
 from dig_gossip.lab.values import WARMUP, RunResult, Tree
+from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message
 
 #: Somebody who leaves within this time of a message need not have got it.
@@ -94,6 +95,7 @@ class _Experiment:
             retransmit=network.retransmit_ms / 1000,
             rng=self._random("loss"),
         )
+        self.simulator.on_ping = self._measure
         self.watch = Watch()
         #: node -> what it is instead of honest
         self.adversaries = self._choose_adversaries()
@@ -219,11 +221,19 @@ class _Experiment:
         simulator = self.simulator
         if simulator.links[node].get(peer) != latency or not simulator.alive[node]:
             return  # the link is gone; one that was opened anew has pings of its own
+        self._measure(node, as_peer(peer))
+        self._ping_after(PING_INTERVAL_SECS, node, peer, latency)
+
+    def _measure(self, node: int, peer_id: PeerId) -> None:
+        simulator = self.simulator
+        peer = cast(int, peer_id)
+        latency = simulator.links[node].get(peer)
+        if latency is None:
+            return
         answers = simulator.alive[peer]
         simulator.count("control", 1 + answers, PING_PAYLOAD_BYTES)
         if answers:
             simulator.at(simulator.now + 2 * latency, partial(self._pong, node, peer, latency))
-        self._ping_after(PING_INTERVAL_SECS, node, peer, latency)
 
     def _pong(self, node: int, peer: int, latency: float) -> None:
         simulator = self.simulator

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Final
 
-from dig_gossip.effects import ClearTimer, Deliver, Effect, Send, SetTimer, TimerKey
+from dig_gossip.effects import ClearTimer, Deliver, Effect, Ping, Send, SetTimer, TimerKey
 from dig_gossip.lab.machine import Machine
 from dig_gossip.lab.recorder import FRAMING_BYTES, Record, Traffic
 from dig_gossip.types.peer import PeerId
@@ -47,6 +47,7 @@ class Simulator:
     :ivar alive: of each node, whether it sends and receives.
     :ivar delays: of each node, seconds by which it sends late; empty for nobody.
     :ivar on_frame: called for every frame that arrives with (receiver, sender, message), if set.
+    :ivar on_ping: called when a node wants to measure a round trip, of (node, peer), if set.
     :ivar events: how many there have been.
     """
 
@@ -69,6 +70,7 @@ class Simulator:
         self.records: dict[int, Record] = {}
         self.delays: dict[int, float] = {}
         self.on_frame: Callable[[int, int, Message], None] | None = None
+        self.on_ping: Callable[[int, PeerId], None] | None = None
         self.deliveries = 0
         self.payload_frames = 0
         self.events = 0
@@ -171,6 +173,9 @@ class Simulator:
                 )
             elif kind is Deliver:
                 self._delivered(node, effect.peer, effect.message)  # type: ignore[union-attr]
+            elif kind is Ping:
+                if self.on_ping is not None:
+                    self.on_ping(node, effect.peer)  # type: ignore[union-attr]
             elif kind is ClearTimer:
                 self._timers[node].pop(effect.key, None)  # type: ignore[union-attr]
 

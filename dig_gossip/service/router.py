@@ -35,6 +35,7 @@ from dig_gossip.effects import (
     Effect,
     HoldReading,
     Penalize,
+    Ping,
     ReleaseReading,
     Reply,
     Request,
@@ -473,12 +474,17 @@ class Router:
                 accepted += self._perform_rare(effect)
         return accepted
 
-    def _perform_rare(self, effect: Arrived | Spread | Reply | Request) -> int:
+    def _perform_rare(self, effect: Arrived | Spread | Ping | Reply | Request) -> int:
         if isinstance(effect, Arrived):
             asks = effect.message.type in self._validators
             return self._perform(self.plumtree.received(effect.peer, effect.message, asks))
         if isinstance(effect, Spread):
             return self.broadcast(effect.message, None)
+        if isinstance(effect, Ping):
+            session = self._peers.table.get(effect.peer)
+            if session is not None:
+                session.ping()
+            return 0
         self.counters[f"asked_bytes.{opcode_name(effect.message.type)}"] += len(effect.message)
         if isinstance(effect, Request):
             self._request(effect)
