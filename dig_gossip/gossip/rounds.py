@@ -152,7 +152,7 @@ class Dialer:
         if status == ReconciliationStatus.DECLINED:
             return self._end(Outcome(ending=Ending.DECLINED))
         if status == ReconciliationStatus.EXTEND:
-            self._estimate.failed(self._capacity)
+            self._estimate.failed(self._capacity, len(snapshot))
             if self._extended or 2 * self._capacity > ERLAY_MAX_CAPACITY:
                 return self._end(Outcome(ending=Ending.VIOLATED))
             offset, self._capacity, self._extended = self._capacity, 2 * self._capacity, True
@@ -160,7 +160,7 @@ class Dialer:
         ours = snapshot.tx_ids
         if status == ReconciliationStatus.FAILED:
             if response.set_size and ours:
-                self._estimate.failed(self._capacity)
+                self._estimate.failed(self._capacity, len(snapshot))
                 ending = Ending.FAILED
             else:
                 ending = Ending.ONE_SIDED
@@ -168,7 +168,7 @@ class Dialer:
         # What both have is what we have without what is missing.
         difference = response.set_size - len(ours) + 2 * len(response.missing)
         if ours and not self._extended and difference >= 0:
-            self._estimate.decoded(difference)
+            self._estimate.decoded(difference, len(ours))
         return self._end(
             Outcome(
                 ending=Ending.DECODED if ours else Ending.ONE_SIDED,

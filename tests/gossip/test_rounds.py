@@ -289,19 +289,55 @@ class EstimateTests(SynchronousTestCase):
         """Steady differences need little more than they are; a burst is remembered.  ERL-101-X"""
         estimate = DifferenceEstimate(8)
         for _ in range(60):
-            estimate.decoded(20)
+            estimate.decoded(20, 500)
         self.assertIn(estimate.capacity(500), (21, 22))
-        estimate.failed(21)
+        estimate.failed(21, 500)
         self.assertGreater(estimate.capacity(500), 42)
         for _ in range(60):
-            estimate.decoded(2)
+            estimate.decoded(2, 500)
         self.assertEqual(estimate.capacity(500), 9)
+
+    def test_small_sets_say_little_about_large_ones(self) -> None:
+        """What a set has beyond those compared before counts a quarter.  ERL-101-X"""
+        estimate = DifferenceEstimate(8)
+        estimate.decoded(0, 10)
+        for size, capacity in ((10, 9), (50, 11), (210, 51), (2000, 128)):
+            self.assertEqual(estimate.capacity(size), capacity, size)
+        estimate.decoded(4, 210)
+        self.assertLess(estimate.capacity(210), 51 // 2)
+
+    def test_sketches_can_be_extended_or_are_the_largest(self) -> None:
+        """Between half of the largest and the largest only what is configured.  ERL-101-X"""
+        for difference, capacity in ((21, 64), (24, 64), (42, 64), (43, 128), (256, 128)):
+            estimate = DifferenceEstimate(8)
+            estimate.decoded(difference, 500)
+            self.assertEqual(estimate.capacity(500), capacity, difference)
+        self.assertEqual(DifferenceEstimate(100).capacity(1), 101)
+
+    def test_large_sets_are_forgotten_as_slowly_as_differences(self) -> None:
+        """A small set in between changes little, many do.  ERL-101-X"""
+        estimate = DifferenceEstimate(8)
+        estimate.decoded(0, 208)
+        estimate.decoded(0, 0)
+        self.assertEqual(estimate.capacity(208), 9)
+        for _ in range(60):
+            estimate.decoded(0, 0)
+        self.assertEqual(estimate.capacity(208), 53)
+
+    def test_rounds_tell_how_large_the_sets_were(self) -> None:
+        """A dialer that has compared little expects more of much.  ERL-101-X"""
+        dialer = calm_dialer()
+        request, _ = dialer.begin(ids(*range(201)))
+        self.assertEqual(request.sketch_capacity, 51)
+        dialer.answered(response(ReconciliationStatus.DECODED, 201))
+        request, _ = dialer.begin(ids(*range(201)))
+        self.assertEqual(request.sketch_capacity, 9)
 
     def test_lies_are_soon_forgotten(self) -> None:
         """An impossible difference counts as twice the largest sketch.  ERL-101-X"""
         estimate = DifferenceEstimate(8)
-        estimate.decoded(2**32)
+        estimate.decoded(2**32, 10)
         self.assertEqual(estimate.capacity(10), 128)
         for _ in range(60):
-            estimate.decoded(3)
+            estimate.decoded(3, 10)
         self.assertEqual(estimate.capacity(10), 9)
