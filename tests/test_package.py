@@ -103,7 +103,18 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("service", frozenset({"service"})),
     (
         "programs",
-        frozenset({"", "cli", "config_file", "introducer_tap", "relay_tap", "tap", "testing"}),
+        frozenset(
+            {
+                "",
+                "cli",
+                "config_file",
+                "introducer_tap",
+                "lab",
+                "relay_tap",
+                "tap",
+                "testing",
+            }
+        ),
     ),
 )
 PURE = frozenset({"values", "wire", "engines"})
@@ -346,7 +357,7 @@ class ImportTests(SynchronousTestCase):
                     continue
                 distribution = DISTRIBUTIONS.get(top, top)
                 used.add(distribution)
-                allowed = required | extras if found.is_lazy else required
+                allowed = required | extras if found.is_lazy or found.is_typing else required
                 if distribution not in allowed:
                     undeclared.add(f"{name}:{found.line} {top}")
         self.assertEqual(undeclared, set())

@@ -265,7 +265,7 @@ def check(folder: Path) -> None:
     check_node([str(commands / "twistd"), "-n", "--pidfile=", *node], folder)
     check_node([str(commands / "twist"), "--log-format=text", *node], folder)
     left = sorted(path.name for path in (folder / "node").iterdir())
-    if left != ["node.crt", "node.key"]:
+    if left != ["node.crt", "node.key", "peers.dat", "peers.dat.lock"]:
         raise Failure(f"the data directory holds {left}")
 
     say("letting three nodes gossip")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dig_gossip._version import __version__
-from dig_gossip.cli import addrbook
+from dig_gossip.cli import addrbook, lab
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     localnet.set_defaults(run=_localnet)
     addrbook.add_verb(verbs)
+    lab.add_verb(verbs)
     return parser
 
 

@@ -63,6 +63,7 @@ class _Batch(NamedTuple):
 #: An announcement's entry, encoded, the peers that are never to get it, and what it is about.
 _Entry: TypeAlias = tuple[bytes, set[PeerId], Sighting]
 
+_ANNOUNCE: Final = int(PlumtreeLazyAnnounce.OPCODE)  # a plain int makes a message faster
 _OPCODE_BYTES = tuple(bytes((opcode,)) for opcode in range(256))
 
 
@@ -159,9 +160,9 @@ class Announcements:
         # Whoever is due within half a flush is told now: fewer wake-ups, fuller frames.
         soon = now + self._flush / 2
         effects = self._first_wave(now) if self._first_wave_due <= soon else []
-        effects += self._second_wave(
-            [item for item in self._places.items() if item[1].due <= soon], soon
-        )
+        due = [item for item in self._places.items() if item[1].due <= soon]
+        if due:
+            effects += self._second_wave(due, soon)
         return effects + self._arm(now)
 
     def _first_wave(self, now: float) -> list[Effect]:
@@ -194,18 +195,21 @@ class Announcements:
         for peer, place in places:
             begin = place.next
             place.due = math.inf
-            for batch in self._batches:
-                if batch.flushed_at + self._delay > soon:
-                    place.due = self._draw(batch.flushed_at)
+            for flushed_at, end in self._batches:
+                if flushed_at + self._delay > soon:
+                    place.due = self._draw(flushed_at)
                     break
-                place.next = batch.end
-            frames.append((peer, self._unaware(peer, begin, place.next)))
-        effects = self._frames(frames)
+                place.next = end
+            if place.next > begin:
+                entries = self._unaware(peer, begin, place.next)
+                if entries:
+                    frames.append((peer, entries))
+        effects = self._frames(frames) if frames else []
         self._trim()
         return effects
 
     def _draw(self, flushed_at: float) -> float:
-        return flushed_at + self._delay * self._rng.uniform(1, 2)
+        return flushed_at + self._delay * (1 + self._rng.random())
 
     def _unaware(self, peer: PeerId, begin: int, end: int) -> list[_Entry]:
         """The entries of a range of the log that a peer is not known to have."""
@@ -220,12 +224,15 @@ class Announcements:
         peers_by_body: dict[bytes, list[PeerId]] = {}
         for peer, entries in told:
             self._counters.ihaves_sent += len(entries)
+            if len(entries) == 1:
+                peers_by_body.setdefault(entries[0][0], []).append(peer)
+                continue
             for first in range(0, len(entries), PLUMTREE_MAX_ANNOUNCE_ENTRIES):
                 part = entries[first : first + PLUMTREE_MAX_ANNOUNCE_ENTRIES]
                 body = b"".join([entry[0] for entry in part])
                 peers_by_body.setdefault(body, []).append(peer)
         return [
-            Send(tuple(peers), Message(PlumtreeLazyAnnounce.OPCODE, None, body))
+            Send(tuple(peers), Message(_ANNOUNCE, None, body))
             for body, peers in peers_by_body.items()
         ]
 
@@ -239,7 +246,10 @@ class Announcements:
 
     def _arm(self, now: float) -> list[Effect]:
         """Set the timer for what is due next, unless it is set early enough."""
-        due = min([self._first_wave_due, *[place.due for place in self._places.values()]])
+        due = self._first_wave_due
+        for place in self._places.values():
+            if place.due < due:
+                due = place.due
         if due >= self._armed:
             return []
         self._armed = due
@@ -247,7 +257,9 @@ class Announcements:
 
     def _trim(self) -> None:
         """Forget what every lazy peer has been told."""
-        done = min(place.next for place in self._places.values())
+        done = min([place.next for place in self._places.values()])
+        if done == self._start:
+            return
         for _, _, sighting in self._log[: done - self._start]:
             sighting.aware = None
         del self._log[: done - self._start]

@@ -554,16 +554,18 @@ class Plumtree:
     def _announced(self, link: Link, body: PlumtreeLazyAnnounce, now: float) -> list[Effect]:
         """PLT-005."""
         self.counters.ihaves_received += len(body.entries)
+        is_news = False
         for digest, opcode in body.entries:
             sighting = self._seen.get(digest)
             if sighting is None or sighting.stage is _HELD:
                 self._fetching.announced(link, digest, opcode, now)
+                is_news = True
                 continue
             if sighting.aware is not None:
                 sighting.aware.add(link.peer)
             if sighting.source is not None:
                 link.lags(sighting.source)
-        return self._fetching.arm(now)
+        return self._fetching.arm(now) if is_news else []
 
     def _grafted(self, link: Link, digest: bytes | None, now: float) -> list[Effect]:
         """PLT-005.2."""

@@ -15,11 +15,12 @@ from typing import Final
 MAX_QUARANTINED: Final = 3
 
 
-def write_atomically(path: str, data: bytes) -> None:
+def write_atomically(path: str, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file, or make it; whatever happens, the old content or the new is there.
 
-    The file is readable by its owner only. Missing folders are made.
+    Missing folders are made, for the owner only.
 
+    :param mode: who may read and write the file; by default its owner only.
     :raises OSError: it cannot be written; the old file, if any, is as it was.
     Cost: waits for the disk twice.
     """
@@ -30,6 +31,8 @@ def write_atomically(path: str, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            if mode != 0o600:  # which it has already
+                os.chmod(temporary, mode)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

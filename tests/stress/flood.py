@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -81,11 +80,6 @@ class Child:
             self._process.wait()
 
 
-def p99(seconds: list[float]) -> float:
-    """In milliseconds."""
-    return statistics.quantiles(seconds, n=100, method="inclusive")[98] * 1e3
-
-
 def verdict(claim: str, figure: float, counterpart: float, goal: str, *, holds: bool) -> None:
     """Print one line of JSON, as the benchmarks do."""
     ratio = figure / counterpart if counterpart else figure
@@ -132,7 +126,7 @@ def flood(attempts: int, rate: float, honest: int, before: float, *, stay: bool)
         missing = calm["missing"] + under_attack["missing"]
         verdict("honest links lost", lost, honest, "== 0", holds=lost == 0)
         verdict("messages of honest peers lost", missing, calm["sent"], "== 0", holds=missing == 0)
-        figure, counterpart = p99(under_attack["seconds"]), p99(calm["seconds"])
+        figure, counterpart = under_attack["p99"], calm["p99"]
         verdict(
             "p99 in ms of honest messages under attack, over that before",
             *(figure, counterpart, f"<= {LATENCY_RATIO:g}"),

@@ -32,6 +32,12 @@ class WriteTests(FileTests):
         self.assertEqual(self.path.read_bytes(), b"one")
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
 
+    def test_a_file_can_be_for_everybody(self) -> None:
+        """Also if it replaces a private one.  CNC-004.1"""
+        write_atomically(str(self.path), b"one")
+        write_atomically(str(self.path), b"two", mode=0o644)
+        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o644)
+
     def test_a_file_is_replaced(self) -> None:
         """Nothing else is left in the folder.  CNC-004.1"""
         write_atomically(str(self.path), b"one")

@@ -1,0 +1,187 @@
+"""Nodes that do not what they should: machines around machines.
+
+Programs row of the stage table. An adversary runs the protocol like everybody else, and something
+besides or instead. None of them is an origin. What they send is counted like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from dig_gossip.constants import PLUMTREE_MAX_ANNOUNCE_ENTRIES
+from dig_gossip.effects import Deliver, Effect, Send, SetTimer, TimerKey
+from dig_gossip.lab.machine import PAYLOAD, Machine, as_peer
+from dig_gossip.lab.recorder import Record
+from dig_gossip.types.peer import PeerId
+from dig_gossip.wire.dig import PlumtreeLazyAnnounce, PlumtreePrune
+from dig_gossip.wire.message import Message
+
+#: Adversaries that speak Plumtree's frames, and therefore need nodes that do.
+PLUMTREE_ONLY: Final = frozenset({"prune-storm", "liar"})
+_ACT: Final[TimerKey] = ("adversary", b"")
+
+
+class Around:
+    """A machine that does what the one inside it does."""
+
+    def __init__(self, inner: Machine) -> None:
+        self.inner = inner
+
+    def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
+        """A link begins."""
+        return self.inner.peer_up(peer, dialed=dialed, rtt=rtt)
+
+    def peer_down(self, peer: PeerId) -> list[Effect]:
+        """A link ends."""
+        return self.inner.peer_down(peer)
+
+    def measured(self, peer: PeerId, rtt: float) -> list[Effect]:
+        """A ping came back."""
+        return self.inner.measured(peer, rtt)
+
+    def publish(self, message: Message) -> list[Effect]:
+        """The application spreads a message."""
+        return self.inner.publish(message)
+
+    def received(self, peer: PeerId, message: Message) -> list[Effect]:
+        """A frame arrives."""
+        return self.inner.received(peer, message)
+
+    def timer_fired(self, key: TimerKey) -> list[Effect]:
+        """A timer is due."""
+        return self.inner.timer_fired(key)
+
+    def tree_links(self) -> int:
+        """As the machine inside."""
+        return self.inner.tree_links()
+
+
+class Watch:
+    """What all spies together have seen: of each message, who sent it to one of them first."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, PeerId] = {}
+
+    def saw(self, message: Message, sender: PeerId) -> None:
+        """Note the first copy; spies share one clock and all that they know."""
+        self._first.setdefault(id(message), sender)
+
+    def guessed(self, records: Sequence[Record]) -> float:
+        """The share of messages whose first sender was their origin; 0 of none."""
+        right = sum(
+            self._first.get(id(record.message)) == as_peer(record.origin) for record in records
+        )
+        return round(right / len(records), 6) if records else 0.0
+
+
+class Spy(Around):
+    """Takes part, and remembers who sent it what first: the first-spy estimator."""
+
+    def __init__(self, inner: Machine, watch: Watch) -> None:
+        super().__init__(inner)
+        self._watch = watch
+
+    def received(self, peer: PeerId, message: Message) -> list[Effect]:
+        """Look at what arrives, then behave."""
+        effects = self.inner.received(peer, message)
+        for effect in effects:
+            if isinstance(effect, Deliver):
+                self._watch.saw(effect.message, effect.peer)
+        return effects
+
+
+class BlackHole(Around):
+    """Takes everything in and sends nothing, not even a PRUNE."""
+
+    def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
+        """A link begins."""
+        return _silenced(super().peer_up(peer, dialed=dialed, rtt=rtt))
+
+    def peer_down(self, peer: PeerId) -> list[Effect]:
+        """A link ends."""
+        return _silenced(super().peer_down(peer))
+
+    def measured(self, peer: PeerId, rtt: float) -> list[Effect]:
+        """A ping came back."""
+        return _silenced(super().measured(peer, rtt))
+
+    def received(self, peer: PeerId, message: Message) -> list[Effect]:
+        """A frame arrives."""
+        return _silenced(super().received(peer, message))
+
+    def timer_fired(self, key: TimerKey) -> list[Effect]:
+        """A timer is due."""
+        return _silenced(super().timer_fired(key))
+
+
+class _Noisy(Around):
+    """Sends something to every peer, again and again."""
+
+    def __init__(self, inner: Machine, interval: float, rng: Random) -> None:
+        super().__init__(inner)
+        self._interval = interval
+        self._rng = rng
+        self._peers: dict[PeerId, None] = {}
+
+    def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
+        """A link begins; the first one begins the noise."""
+        effects = super().peer_up(peer, dialed=dialed, rtt=rtt)
+        if not self._peers:
+            effects = [*effects, SetTimer(_ACT, self._interval * self._rng.random())]
+        self._peers[peer] = None
+        return effects
+
+    def peer_down(self, peer: PeerId) -> list[Effect]:
+        """A link ends."""
+        self._peers.pop(peer, None)
+        return super().peer_down(peer)
+
+    def timer_fired(self, key: TimerKey) -> list[Effect]:
+        """Make noise, when it is time for that."""
+        if key != _ACT:
+            return super().timer_fired(key)
+        return [Send(tuple(self._peers), self._noise()), SetTimer(_ACT, self._interval)]
+
+    def _noise(self) -> Message:
+        raise NotImplementedError
+
+
+class PruneStorm(_Noisy):
+    """Prunes every peer all the time."""
+
+    def _noise(self) -> Message:
+        return Message(PlumtreePrune.OPCODE, None, bytes(PlumtreePrune()))
+
+
+class Liar(_Noisy):
+    """Announces messages that do not exist, as many as fit into a frame."""
+
+    def _noise(self) -> Message:
+        entries = tuple(
+            (self._rng.randbytes(32), PAYLOAD) for _ in range(PLUMTREE_MAX_ANNOUNCE_ENTRIES)
+        )
+        body = PlumtreeLazyAnnounce(entries)
+        return Message(body.OPCODE, None, bytes(body))
+
+
+def disguised(kind: str, inner: Machine, *, interval: float, rng: Random, watch: Watch) -> Machine:
+    """Make an adversary of a machine.
+
+    :param kind: one of :data:`~dig_gossip.lab.scenario.ADVERSARIES`; ``slow-drip`` is nothing but
+        late, which is the simulator's business.
+    :param interval: seconds between two actions of the noisy ones.
+    """
+    makers: dict[str, Callable[[], Machine]] = {
+        "spy": lambda: Spy(inner, watch),
+        "black-hole": lambda: BlackHole(inner),
+        "prune-storm": lambda: PruneStorm(inner, interval, rng),
+        "liar": lambda: Liar(inner, interval, rng),
+        "slow-drip": lambda: inner,
+    }
+    return makers[kind]()
+
+
+def _silenced(effects: list[Effect]) -> list[Effect]:
+    return [effect for effect in effects if not isinstance(effect, Send | Deliver)]

@@ -1,0 +1,1 @@
+"""Counterparts in the lab: other protocols, modeled after their specifications."""

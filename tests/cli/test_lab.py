@@ -1,0 +1,55 @@
+"""``dig-gossip lab`` as a user calls it."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dig_gossip.cli.main import main
+from dig_gossip.lab.scenario import shipped_names
+
+SMALL = 'protocols = ["flood"]\n[overlay]\nnodes = 10\nlinks = 2\n[[phase]]\nmessages = 3\n'
+
+
+class LabTests(SynchronousTestCase):
+    """The verbs."""
+
+    def call(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, output and error output of the command."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            status = main(["lab", *arguments])
+        return status, out.getvalue(), err.getvalue()
+
+    def test_list_names_every_scenario(self) -> None:
+        """One line each.  design §4"""
+        status, out, _ = self.call("list")
+        self.assertEqual((status, len(out.splitlines())), (0, len(shipped_names())))
+
+    def test_same_run_writes_same_bytes(self) -> None:
+        """And what it wrote can be compared.  design D1"""
+        path = Path(self.mktemp() + ".toml")
+        path.write_text(SMALL)
+        folders = [self.mktemp(), self.mktemp()]
+        for folder in folders:
+            status, out, _ = self.call(
+                "run", str(path), "--seeds", "1,2", "--workers", "1", "--out", folder
+            )
+            self.assertEqual(status, 0)
+            self.assertIn("flood", out)
+            self.assertTrue((Path(folder) / "index.html").exists())
+        a, b = [(Path(folder) / "runs.jsonl").read_bytes() for folder in folders]
+        self.assertEqual(a, b)
+        self.assertEqual(self.call("compare", *folders)[0], 0)
+
+    def test_mistakes_end_with_a_line(self) -> None:
+        """Not with a traceback.  design §4"""
+        for arguments in (("run", "nothing"), ("run", "no/file.toml"), ("compare", "a", "b")):
+            status, out, err = self.call(*arguments)
+            self.assertEqual((status, out, err.count("\n")), (1, "", 1))
+        path = self.mktemp() + ".toml"
+        Path(path).write_text(SMALL)
+        self.assertEqual(self.call("run", path, "--protocol", "pigeon")[0], 1)
