@@ -4,7 +4,8 @@
                                          └─ frames of tunnels ─────────▶ TunnelHub
 
 One long connection serves for everything. When it is lost it is made again, after a growing delay;
-that the relay is down never keeps the node from running.
+that the relay is down never keeps the node from running. Only while the node's id changes there
+are two: see :mod:`dig_gossip.relay.former`.
 
 Source: behaviour §27; wire §14.
 """
@@ -77,7 +78,13 @@ class RelayHost(TunnelHost, Protocol):
         """The relay has taken us in; ``observed`` is where it sees us."""
 
     def relay_lost(self) -> None:
-        """The relay is not there any more, nor is anybody that was reached through it."""
+        """The relay is not there any more, nor is anybody that was reached through it.
+
+        The client comes again unless it is stopped here.
+        """
+
+    def relay_failed(self) -> None:
+        """There is no registration; the client comes again later, or has given up."""
 
     def relay_peer(self, peer: PeerId, addresses: tuple[PeerAddress, ...]) -> None:
         """Somebody can be reached through the relay."""
@@ -187,6 +194,15 @@ class RelayClient:
                 timer.cancel()
         self._perform(self._membership.leave())
         self._drop(RelayError("the node stops"), is_failure=False)
+
+    def retire(self, host: RelayHost) -> None:
+        """Carry the sessions that there are, under an id that is not ours any more.
+
+        :param host: is told instead of the node, and stops the client when the relay is lost.
+        """
+        self._host = host
+        self._membership.list_no_more()
+        self.hub.retire(host)
 
     def reconnect(self) -> None:
         """Try again at once, also after it was given up."""
@@ -415,7 +431,7 @@ class RelayClient:
         if was_registered:
             self._reconnection.lost_after(self._clock.monotonic() - self._registered_at)
             self._host.relay_lost()
-        if is_failure:
+        if is_failure and self.state is not RelayState.DISABLED:
             self._failed(error, is_final=is_final)
 
     def _failed(self, error: RelayError, *, is_final: bool = False) -> None:
@@ -429,6 +445,7 @@ class RelayClient:
                 address=str(self.address),
                 error=str(error),
             )
+            self._host.relay_failed()
             return
         self.state = RelayState.BACKOFF
         self._log.info(
@@ -439,6 +456,7 @@ class RelayClient:
             delay=round(delay, 1),
         )
         self._retry = self._clock.call_later(delay, self._connect)
+        self._host.relay_failed()
 
     def _tick(self) -> None:
         self._timer = self._clock.call_later(TICK_SECS, self._tick)

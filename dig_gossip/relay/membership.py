@@ -18,6 +18,7 @@ Source: behaviour §27; wire §14.
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -198,6 +199,10 @@ class Membership:
             binary=True,
         )
         return [Say(register.encode())]
+
+    def list_no_more(self) -> None:
+        """Ask no more who else is there; what the relay says unasked is still taken."""
+        self._next_list = math.inf
 
     def leave(self) -> list[MembershipEffect]:
         """Say goodbye; the relay closes."""
