@@ -7,10 +7,14 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from chia_rs.sized_bytes import bytes32
 from chia_rs.sized_ints import uint32
 
 from dig_gossip import Message, PeerIdRotationConfig, RelayConfig
-from dig_gossip.errors import RequestRejected
+from dig_gossip.connection.handshake import RemoteHandshake
+from dig_gossip.connection.opening import Opening
+from dig_gossip.connection.session import Session
+from dig_gossip.errors import MaxConnectionsReached, RequestRejected
 from dig_gossip.privacy.rotation import Generate
 from dig_gossip.relay.client import RelayClient, RelayState
 from dig_gossip.relay.former import MAX_FORMERS
@@ -212,12 +216,123 @@ class MoveTests(RelayedCase):
         self.until(lambda: self.counter(one, "punches_failed") == 1)
         self.network.heal()
         self.rotate(one)
-        self.assertEqual(len(relaying._punching), 0)
+        self.assertEqual((len(relaying._punching), len(relaying._contacts)), (0, 0))
         self.until(lambda: self.own_ids(one) == {one.peer_id}, 10)
         self.assertIs(self.way(one, two), TransportKind.RELAY)
         self.until(lambda: self.direct(one), 30)
         self.assertEqual(self.own_ids(one), {one.peer_id})
         self.until(lambda: self.formers(one) == 0)
+
+    def test_nothing_moves_before_the_relay_knows_the_new_id(self) -> None:
+        """A slow registration costs time, but no session.  PRV-007.1"""
+        node, others = self.network_of(3, others_open=False)
+        former = node.peer_id
+        register = self.relay.registry._register
+        with mock.patch.object(self.relay.registry, "_register", return_value=[]) as late:
+            self.rotate(node)
+            self.watch_for([node, *others], 5)
+            self.assertEqual((self.fewest, self.own_ids(node)), (1, {former}))
+            self.assertEqual(len(self.peer_ids(node)), 3)
+        late.assert_called_once()
+        self.relay.perform(register(*late.call_args.args))
+        self.watch([node], lambda: self.own_ids(node) == {node.peer_id}, 5)
+        self.assertEqual(self.fewest, 3)
+
+    def let_go_first(self, refuse: Callable[[MemoryNode, Callable[[], bool]], Any]) -> None:
+        """One of three peers refuses a second session; the first one makes room for it.
+
+        :param refuse: patches a node, so that it lets nobody in while a function says so.
+        """
+        node, (one, *_) = self.network_of(3, others_open=False)
+        former = node.peer_id
+        with (
+            refuse(one, lambda: former in self.peer_ids(one)),
+            mock.patch.object(node.service.node.dialer, "connect") as dial,
+        ):
+            self.rotate(node)
+            self.watch([node], lambda: self.own_ids(node) == {node.peer_id}, 20)
+            self.assertEqual(self.fewest, 2)
+            self.until(lambda: len(self.peer_ids(node)) == 3, 5)
+            dial.assert_not_called()  # the address is the relay's
+
+    def test_whoever_takes_no_second_tunnel_is_let_go_first(self) -> None:
+        """And met again at once.  PRV-007.1"""
+
+        def refuse(node: MemoryNode, is_twice: Callable[[], bool]) -> Any:
+            relaying = self.relaying(node)
+            accept = relaying.may_accept_tunnel
+
+            def may_accept(peer: PeerId) -> bool:
+                return not is_twice() and accept(peer)
+
+            return mock.patch.object(relaying, "may_accept_tunnel", may_accept)
+
+        self.let_go_first(refuse)
+
+    def test_whoever_takes_no_second_session_is_let_go_first(self) -> None:
+        """The tunnel was open by then.  PRV-007.1"""
+
+        def refuse(node: MemoryNode, is_twice: Callable[[], bool]) -> Any:
+            register = node.service.node.peers.register
+
+            def registered(opening: Opening, remote: RemoteHandshake) -> Session:
+                if is_twice():
+                    raise MaxConnectionsReached(1)
+                return register(opening, remote)
+
+            return mock.patch.object(node.service.node.peers, "register", registered)
+
+        self.let_go_first(refuse)
+
+    def test_when_both_open_a_tunnel_at_once_there_is_one(self) -> None:
+        """The smaller id's counts, and the larger one knows that it has come.  wire §15"""
+        new = throwaway_identity(f"{self.id()}/0").peer_id
+        named = [throwaway_identity(f"peer {number}") for number in range(12)]
+        smaller = next(identity for identity in named if identity.peer_id < new)
+        larger = next(identity for identity in named if identity.peer_id > new)
+        rotation = PeerIdRotationConfig(rotation_interval_secs=1e6)
+        for identity in (smaller, larger):
+            self.made.clear()
+            (other,) = self.hidden(1, relay=self.config(), identity=identity)
+            (node,) = self.hidden(1, relay=self.config(), peer_id_rotation=rotation)
+            self.until(lambda n=node, o=other: self.peer_ids(n) and self.peer_ids(o))
+            self.rotate(node)
+            self.assertEqual(node.peer_id, new)
+            ours, theirs = self.relaying(node), self.relaying(other)
+            self.watch([node], lambda client=theirs.client: new in client.peers())  # type: ignore[misc]
+            opened = ours.redial(other.peer_id)
+            theirs.client.hub.open(new)
+            self.assertTrue(theirs._is_taken(new))
+            session = self.network.run(opened, 5)
+            self.assertEqual((session.own_id, session.peer_id), (new, other.peer_id))
+            self.assertEqual(session.is_outbound, new < other.peer_id)
+            self.network.advance(1)
+            self.assertEqual(len(ours.client.hub), 1)
+            for made in (node, other):
+                self.network.run(made.service.stop())
+
+    def test_a_tunnel_that_was_only_asked_for_is_given_up(self) -> None:
+        """Its peer would find another id in it than it has asked for.  ROT-101-X"""
+        node, (other,) = self.network_of(1)
+        hub = self.relaying(node).client.hub
+        hub.open(bytes32(bytes(32)))
+        self.rotate(node)
+        self.assertFalse(hub.is_opening)
+        self.assertIn(other.peer_id, hub)
+
+    def test_two_former_registrations_are_kept(self) -> None:
+        """Where sessions do not follow, the oldest leaves for the third.  D14"""
+        rotation = PeerIdRotationConfig(rotation_interval_secs=1e6, reconnect_on_rotation=False)
+        node, _others = self.network_of(1, others_open=False, peer_id_rotation=rotation)
+        ids = [node.peer_id]
+        for count in (1, 2, 2):
+            self.rotate(node)
+            ids.append(node.peer_id)
+            self.hidden(1, relay=self.config(), target_outbound_count=0)
+            self.until(lambda: node.peer_id in self.own_ids(node), 10)
+            self.assertEqual(self.formers(node), count)
+        self.assertEqual(self.own_ids(node), set(ids[1:]))
+        self.assertEqual(self.registered() & set(ids), set(ids[1:]))
 
     def test_both_ends_may_rotate_at_once(self) -> None:
         """Neither can reach the other's former id any more; both find the new one.  PRV-007.1"""
@@ -263,7 +378,10 @@ class MoveTests(RelayedCase):
         self.watch([node], lambda: former in self.relaying(late).client.peers(), 1.0)
         hub.open(former)
         self.assertIn(former, hub)
-        self.watch([node], lambda: former not in hub, 1.0)
+        retired = next(iter(self.relaying(node)._formers._until)).hub
+        while former in hub:
+            self.network.clock.step()
+            self.assertNotIn(late.peer_id, retired)
         self.assertEqual(self.formers(node), 1)
         self.watch([node], lambda: former not in self.registered())
         self.network.advance(0.1)
@@ -418,10 +536,11 @@ class FailureTests(RelayedCase):
                 self.rotate(node)
                 self.reach(node, moment)
                 self.assertEqual(self.formers(node), 1)
-                self.network.run(node.service.stop())
+                stopping = node.service.stop()
                 self.network.advance(1)
                 self.assertEqual(self.registered(), {bytes(other.peer_id) for other in others})
                 self.assertEqual((len(relaying._formers), relaying._redials), (0, {}))
+                self.network.run(stopping)
                 for other in others:
                     self.network.run(other.service.stop())
 
