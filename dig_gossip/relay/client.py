@@ -112,6 +112,8 @@ def relay_address(endpoint: str) -> tuple[PeerAddress, bool]:
 class RelayClient:
     """Keeps a node registered at one relay.
 
+    One client serves for one id of the node: peers count what they send to each.
+
     :param network_id: the network's name, as relays know it.
     :param own_ids: all ids that are, or lately were, this node's.
     :param listen_addrs: where the node can be dialed, asked at each registration.
@@ -211,17 +213,6 @@ class RelayClient:
             if self._retry is not None:
                 self._retry.cancel()
             self._connect()
-
-    def rotated(self) -> None:
-        """Leave, and come again under the id that we have now; also after it was given up."""
-        if self.state is RelayState.DISABLED:
-            return
-        self._perform(self._membership.leave())
-        self._drop(RelayError("the node has another id"), is_failure=False)
-        if self._retry is not None:
-            self._retry.cancel()
-        self._reconnection.restart()
-        self._connect()
 
     # -- questions
 

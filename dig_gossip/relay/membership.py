@@ -7,7 +7,8 @@
                              └────────────────────┴──────▶ Failed: the client hangs up, comes again
 
 One object serves a client for its whole life, because the numbers of what it sends go on across
-connections: :meth:`begin` starts a registration, :meth:`lost` ends it.
+connections: :meth:`begin` starts a registration, :meth:`lost` ends it. With another id the numbers
+begin anew, in both directions: that is another client.
 
 The relay is not trusted. What it says about others is a hint of where somebody may be; who is
 really there is found out inside the tunnel.

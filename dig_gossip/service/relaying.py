@@ -144,12 +144,12 @@ class Relaying:
         self._perform(self._punching.forget())
         for peer in list(self._redials):
             self._redial_failed(peer)
-        if not (self.client.is_registered and len(self.client.hub)):
-            self.client.rotated()
-            return
+        if self.client.is_registered and len(self.client.hub):
+            self._formers.add(self.client)
+            self._is_replacing = True
+        else:
+            self.client.stop()
         self._contacts.clear()  # the next client lists them anew
-        self._formers.add(self.client)
-        self._is_replacing = True
         self.client = self._make_client()
         self.client.start()
 

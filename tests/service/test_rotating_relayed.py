@@ -334,6 +334,21 @@ class MoveTests(RelayedCase):
         self.assertEqual(self.own_ids(node), set(ids[1:]))
         self.assertEqual(self.registered() & set(ids), set(ids[1:]))
 
+    def test_a_node_without_tunnels_hears_its_peers_under_the_new_id(self) -> None:
+        """What they send to it is numbered from 1 again.  RLY-002"""
+        rotation = PeerIdRotationConfig(rotation_interval_secs=1e6)
+        one, two = self.relayed(peer_id_rotation=rotation)
+        self.until(lambda: self.direct(one, two))
+        self.until(lambda: not len(self.relaying(one).client.hub), 10)
+        former = one.peer_id
+        self.rotate(one)
+        self.assertEqual(self.formers(one), 0)
+        theirs = self.relaying(two).client
+        self.until(lambda: one.peer_id in theirs.peers() and former not in theirs.peers(), 1)
+        hub = self.relaying(one).client.hub
+        theirs.hub.open(one.peer_id)
+        self.until(lambda: two.peer_id in hub, 1)
+
     def test_both_ends_may_rotate_at_once(self) -> None:
         """Neither can reach the other's former id any more; both find the new one.  PRV-007.1"""
         node, (other,) = self.network_of(1)
