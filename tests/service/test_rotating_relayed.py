@@ -207,6 +207,25 @@ class MoveTests(RelayedCase):
         self.assertEqual(self.fewest, 1)
         self.assertTrue(self.session(node, other).is_outbound)
 
+    def test_as_many_are_replaced_at_once_as_there_may_be(self) -> None:
+        """Three that we have opened and three that peers have: six of eight.  DIV-102-X"""
+        named = [throwaway_identity(f"peer {number}") for number in range(7)]
+        named.sort(key=lambda identity: identity.peer_id)
+        rotation = PeerIdRotationConfig(rotation_interval_secs=1e6)
+        common: dict[str, Any] = {"relay": self.config(), "target_outbound_count": 8}
+        (node,) = self.hidden(1, identity=named[6], peer_id_rotation=rotation, **common)
+        for number, identity in enumerate(named[:6]):
+            # The smaller id opens the tunnel, if it has one left.
+            common["target_outbound_count"] = 2 if number < 3 else 0
+            self.hidden(1, identity=identity, **common)
+            self.until(lambda: identity.peer_id in self.peer_ids(node), 10)  # noqa: B023
+        outbound = [session.is_outbound for session in node.service.node.peers.table]
+        self.assertEqual(outbound, 3 * [False] + 3 * [True])
+        self.rotate(node)
+        self.watch([node], lambda: self.own_ids(node) == {node.peer_id}, 5)
+        self.assertEqual(self.fewest, 6)
+        self.assertEqual(node.service.node.peers.table.outbound_count, 6)
+
     def test_a_hole_is_punched_under_the_new_id_only(self) -> None:
         """The upgrade of a session that has moved begins anew.  RLY-007, TLS-102-X"""
         rotation = PeerIdRotationConfig(rotation_interval_secs=1e6)
