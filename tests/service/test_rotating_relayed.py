@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,10 @@ class RelayedCase(RelayCase, RotatingCase):
         }
         theirs = {} if others_open else {"target_outbound_count": 0}
         others_made = self.hidden(others, **common, **theirs)
+        if others > 1:  # some open the tunnel, and to some it is opened
+            first, *_, last = sorted(other.peer_id for other in others_made)
+            named = (throwaway_identity(f"node {number}") for number in itertools.count())
+            common["identity"] = next(i for i in named if first < i.peer_id < last)
         (node,) = self.hidden(1, **{**common, **options})
         self.until(
             lambda: (
