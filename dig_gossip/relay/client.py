@@ -84,7 +84,7 @@ class RelayHost(TunnelHost, Protocol):
         """
 
     def relay_failed(self) -> None:
-        """There is no registration; the client comes again later, or has given up."""
+        """An attempt to register came to nothing; the client comes again later, or has given up."""
 
     def relay_peer(self, peer: PeerId, addresses: tuple[PeerAddress, ...]) -> None:
         """Somebody can be reached through the relay."""
@@ -341,6 +341,8 @@ class RelayClient:
         self._connecting = None
 
     def _not_connected(self, failure: Failure) -> None:
+        if self._connecting is None:
+            return  # it was given up
         self._connecting = None
         if self.state is not RelayState.CONNECTING or self._socket is not None:
             return
@@ -351,6 +353,7 @@ class RelayClient:
             self._connect()
         else:
             self._failed(RelayError(failure.getErrorMessage()))
+            self._host.relay_failed()
 
     def _drop_deadline(self) -> None:
         if self._deadline is not None:
@@ -424,6 +427,8 @@ class RelayClient:
             self._host.relay_lost()
         if is_failure and self.state is not RelayState.DISABLED:
             self._failed(error, is_final=is_final)
+            if not was_registered:
+                self._host.relay_failed()
 
     def _failed(self, error: RelayError, *, is_final: bool = False) -> None:
         self._drop_deadline()
@@ -436,7 +441,6 @@ class RelayClient:
                 address=str(self.address),
                 error=str(error),
             )
-            self._host.relay_failed()
             return
         self.state = RelayState.BACKOFF
         self._log.info(
@@ -447,7 +451,6 @@ class RelayClient:
             delay=round(delay, 1),
         )
         self._retry = self._clock.call_later(delay, self._connect)
-        self._host.relay_failed()
 
     def _tick(self) -> None:
         self._timer = self._clock.call_later(TICK_SECS, self._tick)

@@ -100,8 +100,6 @@ class Relaying:
             unvouched=self._unvouched_before,
             now=clock.monotonic,
         )
-        #: the present client has taken the place of one that lives, and is not registered yet
-        self._is_replacing = False
         self._redials: dict[PeerId, Deferred[Session]] = {}
         self._tunneled = TunneledConnections(config, peers, self.client.address)
         self._observed: PeerAddress | None = None
@@ -146,7 +144,6 @@ class Relaying:
             self._redial_failed(peer)
         if self.client.is_registered and len(self.client.hub):
             self._formers.add(self.client)
-            self._is_replacing = True
         else:
             self.client.stop()
         self._contacts.clear()  # the next client lists them anew
@@ -156,9 +153,7 @@ class Relaying:
     @property
     def spare(self) -> int:
         """How many sessions that peers have opened through the relay may become our own."""
-        turning = [self._peers.table.get(peer) for peer in self._redials]
-        count = sum(session is not None and not session.is_outbound for session in turning)
-        return min(self._wanted(), self._tunneled.room(is_outbound=True)) - count
+        return min(self._wanted(), self._tunnel_room())
 
     def redial(self, peer: PeerId) -> Deferred[Session]:
         """Open a second tunnel to a peer, under the present id, beside a session that lives.
@@ -224,16 +219,14 @@ class Relaying:
     def relay_registered(self, observed: PeerAddress | None) -> None:
         """Remember where the relay sees us."""
         self._observed = observed
-        self._is_replacing = False
 
     def relay_lost(self) -> None:
         """Nobody is there any more."""
         self._observed = None
 
     def relay_failed(self) -> None:
-        """If it was a second registration: one at a time, then."""
-        if self._is_replacing:
-            self._is_replacing = False
+        """If it was to be one beside another: one at a time, then."""
+        if len(self._formers):
             self._formers.stop()
             self.client.reconnect()
 
@@ -254,11 +247,13 @@ class Relaying:
 
     def tunnel_opening(self, peer: PeerId, is_outbound: bool) -> Opening | None:
         """Make the opening of a tunnel's connection."""
-        return self._tunneled.begin(
-            peer,
-            lambda outcome: self._tunnel_ended(peer, outcome, is_outbound),
-            is_outbound=is_outbound,
-        )
+        client = self.client
+
+        def ended(outcome: Outcome) -> None:
+            if client is self.client:  # not one under a former id
+                self._tunnel_ended(peer, outcome, is_outbound)
+
+        return self._tunneled.begin(peer, ended, is_outbound=is_outbound)
 
     def tunnel_failed(self, peer: PeerId) -> None:
         """A tunnel did not come about, or ended before there was a connection in it."""
@@ -305,14 +300,23 @@ class Relaying:
         if self.client.is_registered:
             for action in self._contacts.next_actions(
                 wanted=self._wanted(),
-                tunnels=self._tunneled.room(is_outbound=True),
+                tunnels=self._tunnel_room(),
                 is_taken=self._is_taken,
             ):
                 self._act(action)
         self._perform(self._punching.tick())
 
     def _wanted(self) -> int:
-        return self._config.target_outbound_count - self._peers.table.outbound_count
+        wanted = self._config.target_outbound_count - self._peers.table.outbound_count
+        return wanted - self._turning()
+
+    def _tunnel_room(self) -> int:
+        return self._tunneled.room(is_outbound=True) - self._turning()
+
+    def _turning(self) -> int:
+        """How many sessions that peers have opened are about to become our own."""
+        turning = [self._peers.table.get(peer) for peer in self._redials]
+        return sum(session is not None and not session.is_outbound for session in turning)
 
     def _is_taken(self, peer: PeerId) -> bool:
         return (

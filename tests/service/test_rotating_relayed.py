@@ -17,7 +17,6 @@ from dig_gossip.connection.opening import Opening
 from dig_gossip.connection.session import Session
 from dig_gossip.errors import MaxConnectionsReached, RequestRejected
 from dig_gossip.privacy.rotation import Generate
-from dig_gossip.relay.client import RelayClient, RelayState
 from dig_gossip.relay.former import MAX_FORMERS
 from dig_gossip.relay.registry import Transmit
 from dig_gossip.service.relaying import FORMER_SECS, Relaying
@@ -38,8 +37,7 @@ class RelayedCase(RelayCase, RotatingCase):
     def config(self, **options: Any) -> RelayConfig:
         """A node's relay."""
         options = {"reconnect_delay_secs": 1, "advertise": False, **options}
-        endpoint = f"ws://{self.relay_host}:9450"
-        return RelayConfig(endpoint=endpoint, hole_punching=False, **options)
+        return RelayConfig(endpoint=self.endpoint, hole_punching=False, **options)
 
     def network_of(
         self, others: int, *, others_open: bool = True, **options: Any
@@ -517,94 +515,64 @@ class MoveTests(RelayedCase):
         self.assertEqual(self.registered(), {bytes(node.peer_id), bytes(other.peer_id)})
         self.until(lambda: self.own_ids(node) == {node.peer_id}, 600)
 
-
-class FailureTests(RelayedCase):
-    """What can go wrong in the middle."""
-
-    def assert_falls_back(self, node: MemoryNode, others: list[MemoryNode]) -> None:
-        """One registration ends, and the next one and its sessions come, within seconds."""
-        former = node.peer_id
-        self.rotate(node)
-        self.until(lambda: node.peer_id in self.registered(), 5)
-        self.assertNotIn(former, self.registered())
-        self.assertEqual(self.formers(node), 0)
-        self.until(lambda: self.own_ids(node) == {node.peer_id}, 15)
-        self.until(lambda: len(self.peer_ids(node)) == len(others), 15)
-
-    def test_a_relay_that_registers_an_address_once(self) -> None:
-        """The old registration makes room for the new one.  PRV-007.1, RLY-004"""
-        self.stop_relay()
-        self.relay = self.make_relay(registrations_per_host=1)
-        node, others = self.network_of(2)
-        self.assert_falls_back(node, others)
-        self.assertEqual(self.relay.registry.counters["refused.rate_limited"], 1)
-
-    def test_a_relay_without_room(self) -> None:
-        """The same before TLS.  PRV-007.1, RLY-004"""
-        self.stop_relay()
-        self.relay = self.make_relay(max_connections=3)
-        node, others = self.network_of(2)
-        self.assert_falls_back(node, others)
-        self.assertEqual(self.relay.registry.counters["refused.capacity"], 1)
-
-    def test_the_relay_dies_in_the_middle(self) -> None:
-        """Both registrations are lost; one is sought, and found when the relay is back.  RLY-004"""
-        for moment in ("connecting", "registered", "opening", "moved"):
-            with self.subTest(moment):
-                node, others = self.network_of(2, others_open=False)
+    def test_a_node_that_opens_no_tunnels_is_met_under_its_new_id(self) -> None:
+        """Of at most one outbound session none may be relayed; its peers open the second ones,
+        and the first ones are closed when those are there.  PRV-007.1, DIV-102-X
+        """
+        for target in (0, 1):
+            with self.subTest(target):
+                node, others = self.network_of(2, target_outbound_count=target)
+                self.assertEqual(self.relaying(node).spare, 0)
                 self.rotate(node)
-                former = self.reach(node, moment)
-                self.stop_relay()
-                self.network.advance(3)
-                relaying = self.relaying(node)
-                self.assertEqual((self.peer_ids(node), self.formers(node)), (set(), 0))
-                self.assertIsNot(relaying.client.state, RelayState.CONNECTED)
-                self.assertIs(former.state, RelayState.DISABLED)
-                self.relay = self.make_relay()
-                self.until(lambda n=node: len(self.peer_ids(n)) >= 2, 120)
-                self.assertEqual(self.own_ids(node), {node.peer_id})
+                self.watch([node, *others], lambda n=node: self.own_ids(n) == {n.peer_id})  # type: ignore[misc]
+                self.assertEqual(self.fewest, 2)
                 for made in (node, *others):
                     self.network.run(made.service.stop())
 
-    def test_the_node_stops_in_the_middle(self) -> None:
-        """Both registrations end, and no timer, tunnel or waiter is left.  behaviour §32"""
-        for moment in ("connecting", "registered", "opening", "moved"):
-            with self.subTest(moment):
-                node, others = self.network_of(2, others_open=False)
-                relaying = self.relaying(node)
-                self.rotate(node)
-                self.reach(node, moment)
-                self.assertEqual(self.formers(node), 1)
-                stopping = node.service.stop()
-                self.network.advance(1)
-                self.assertEqual(self.registered(), {bytes(other.peer_id) for other in others})
-                self.assertEqual((len(relaying._formers), relaying._redials), (0, {}))
-                self.network.run(stopping)
-                for other in others:
-                    self.network.run(other.service.stop())
-
-    def test_the_former_registration_alone_is_lost(self) -> None:
-        """It does not come again; what it carried is met again under the new id.  RLY-004"""
-        node, others = self.network_of(2)
+    def test_strangers_take_no_place_that_a_session_is_about_to_take(self) -> None:
+        """Six of eight outbound sessions may be relayed, those that turn included.  DIV-102-X"""
+        named = [throwaway_identity(f"peer {number}") for number in range(8)]
+        named.sort(key=lambda identity: identity.peer_id)
+        rotation = PeerIdRotationConfig(rotation_interval_secs=1e6)
+        common: dict[str, Any] = {"relay": self.config()}
+        node = self.hidden(
+            1, identity=named[7], target_outbound_count=8, peer_id_rotation=rotation, **common
+        )[0]
+        peers = []
+        for identity in named[:4]:
+            peers += self.hidden(1, identity=identity, target_outbound_count=2, **common)
+            self.until(lambda: identity.peer_id in self.peer_ids(node), 10)  # noqa: B023
+        table, relaying = node.service.node.peers.table, self.relaying(node)
+        self.assertEqual(table.inbound_count, 4)
         self.rotate(node)
-        former = self.reach(node, "registered")
-        assert former._socket is not None
-        former._socket.abort()
-        self.until(lambda: self.formers(node) == 0, 1)
-        self.assertIs(former.state, RelayState.DISABLED)
-        self.until(lambda: len(self.peer_ids(node)) == len(others), 15)
-        self.assertEqual(self.own_ids(node), {node.peer_id})
-
-    def reach(self, node: MemoryNode, moment: str) -> RelayClient:
-        """Go on from a rotation to a certain moment; returns the former registration."""
-        relaying = self.relaying(node)
-        former = next(iter(relaying._formers._until))
-        if moment == "connecting":
-            return former
         self.watch([node], lambda: relaying.client.is_registered)
-        if moment == "opening":
-            self.watch([node], lambda: relaying.client.hub.is_opening)
-        elif moment == "moved":
-            self.watch([node], lambda: node.peer_id in self.own_ids(node))
-        self.assertGreater(self.fewest, 0)
-        return former
+        for peer in peers:  # their answers take long
+            self.network.cut(peer.host, self.relay_host)
+        self.watch([node], lambda: len(relaying._redials) == 4)
+        self.assertEqual(relaying.spare, 2)
+        self.hidden(6, target_outbound_count=0, **common)
+        self.watch_for([node], 8)
+        self.assertEqual((len(relaying._redials), table.outbound_count), (4, 2))
+
+
+class SecureRelayTests(RelayedCase):
+    """A relay that speaks TLS and asks for certificates."""
+
+    relay_identity = throwaway_identity("relay")
+
+    def test_the_second_registration_shows_the_new_certificate(self) -> None:
+        """The relay refuses an id that is not the certificate's; the first connection stays.
+        PRV-007.1, TLS-102-X
+        """
+        node, others = self.network_of(3, others_open=False)
+        former = node.peer_id
+        self.rotate(node)
+        self.watch([node], lambda: self.relaying(node).client.is_registered)
+        self.assertTrue({bytes(former), bytes(node.peer_id)} <= self.registered())
+        verified = {client.verified for client in self.relay.registry._clients.values()}
+        self.assertEqual(verified, {former, *(n.peer_id for n in (node, *others))})
+        self.watch([node, *others], lambda: former not in self.registered())
+        self.assertEqual(self.fewest, 1)
+        self.assertEqual(self.own_ids(node), {node.peer_id})
+        self.assertEqual(len(self.peer_ids(node)), 3)
+        self.assertEqual(self.relay.registry.counters["refused.identity_mismatch"], 0)
