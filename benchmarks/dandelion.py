@@ -9,7 +9,8 @@ its stem or by its announcement. *Graph* knows, besides, the two relays of every
 names the likeliest origin. *Matching* knows the same, and gives every transaction another origin,
 the likeliest pairs first: the strongest attack on precision, if everybody sends one transaction.
 With *black holes*, spies swallow stems; then the last two also use who announced the transaction in
-the end, and when.
+the end, and when; they know how embargoes are drawn. *Stem* is graph that makes nothing of the end
+of a stem that it has seen: what no embargo, however drawn, can hide.
 
 Precision: for each honest node 1/k if its own transaction is among the k that are ascribed to it,
 else 0; the mean over nodes. Recall: the share of transactions ascribed to their origin. Nothing is
@@ -47,6 +48,23 @@ _MAX_HOPS = 25  # a stem of more is a rarity
 _CANDIDATES = 40  # of each transaction that the matching looks at
 
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+
+
+class PatientOrigin(Dandelion):
+    """The origin's embargo has a longer mean than a relay's; not what the node does."""
+
+    patience: ClassVar[float] = 1.0
+
+    def _enter(self, tx_id: bytes, stem: Any) -> list[Effect]:
+        effects = super()._enter(tx_id, stem)
+        if stem.source is not None:
+            return effects
+        return [
+            SetTimer(effect.key, effect.delay * self.patience)
+            if isinstance(effect, SetTimer)
+            else effect
+            for effect in effects
+        ]
 
 
 class FixedTimer(Dandelion):
@@ -92,10 +110,16 @@ class Network:
                 self.links[node][other] = self.links[other][node] = delay
         self.ids = [PeerId(sha256(f"{seed} {node}".encode()).digest()) for node in range(nodes)]
         self.numbers = {peer: node for node, peer in enumerate(self.ids)}
-        self.timeout = DandelionConfig().stem_timeout_secs
+        # Embargoes that end in a second: those of an origin and of a relay.
+        relay_rate = 1 / DandelionConfig().stem_timeout_secs
+        self.rates = np.full(_MAX_HOPS, relay_rate)
+        if kind == "fixed":
+            self.rates[1:] = 0.0  # the origin's always ends first
+        else:
+            self.rates[0] /= PatientOrigin.patience
         self.engines: dict[int, Dandelion] = {}
         if kind != "plain":
-            make = FixedTimer if kind == "fixed" else Dandelion
+            make = FixedTimer if kind == "fixed" else PatientOrigin
             for node in range(nodes):  # a spy that swallows nothing passes on as everybody does
                 engine = make(
                     DandelionConfig(fluff_probability=_FLUFF),
@@ -200,37 +224,44 @@ def first_spy(sighting: Sighting) -> int | None:
     return sighting.announcer if sighting.stem is None else sighting.stem[0]
 
 
-def posteriors(network: Network, sighting: Sighting, accuracy: float) -> Floats:
-    """How likely each honest node is the origin, to whom knows the stem graph.
+def stem_posteriors(network: Network, sighting: Sighting, accuracy: float) -> Floats:
+    """How likely each honest node is the origin, by the stem if it was seen.
 
     :param accuracy: how often the announcer is who it seems to be.
     """
     walks, index = network.walks, network.index
+    if sighting.stem is not None:
+        weights = walks[:, :, index[sighting.stem[0]]].sum(axis=0)
+        return np.asarray(weights / weights.sum(), dtype=np.float64)
     announcer = index.get(-1 if sighting.announcer is None else sighting.announcer)
-    if sighting.stem is None:
-        if announcer is None:
-            return np.zeros(len(index))
-        weights = accuracy * walks[1:, :, announcer].sum(axis=0) + (1 - accuracy) / len(index)
-        return weights / weights.sum()
-    last = index[sighting.stem[0]]
-    weights = walks[:, :, last].sum(axis=0)
-    if network.holes:
-        # Of ``hops + 1`` honest nodes one has announced it, after some time.
-        hops = np.arange(_MAX_HOPS)
-        rate = (hops + 1) / network.timeout
-        density = np.exp(-rate * sighting.delay)  # times a rate, over the rates of all
-        unknown = np.einsum("d,du->u", rate * density, walks[:, :, last])
-        weights = (1 - accuracy) / len(index) * unknown
-        if announcer is not None:
-            relays = np.array(
-                [
-                    walks[: _MAX_HOPS - before, announcer, last] @ density[before:]
-                    for before in range(_MAX_HOPS)
-                ]
-            )
-            weights += accuracy * np.einsum("d,du->u", relays, walks[:, :, announcer])
+    if announcer is None:
+        return np.zeros(len(index))
+    weights = accuracy * walks[1:, :, announcer].sum(axis=0) + (1 - accuracy) / len(index)
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def posteriors(network: Network, sighting: Sighting, accuracy: float) -> Floats:
+    """The same, by the stem and by how it ended.
+
+    The likelihood that after ``d`` hops node ``i`` of the stem announced the transaction when it
+    did: its rate, and that nobody did before.
+    """
+    if sighting.stem is None or not network.holes:
+        return stem_posteriors(network, sighting, accuracy)
+    walks, index, rates = network.walks, network.index, network.rates
+    arrivals = walks[:, :, index[sighting.stem[0]]]
+    nobody = np.exp(-np.cumsum(rates) * sighting.delay)
+    weights = (1 - accuracy) / len(index) * ((np.cumsum(rates) * nobody) @ arrivals)
+    announcer = index.get(-1 if sighting.announcer is None else sighting.announcer)
+    if announcer is not None:
+        rest = arrivals[:, announcer]
+        relays = [
+            rate * (rest[: _MAX_HOPS - before] @ nobody[before:])
+            for before, rate in enumerate(rates)
+        ]
+        weights = weights + accuracy * (np.array(relays) @ walks[:, :, announcer])
     total = weights.sum()
-    return weights / total if total else weights
+    return np.asarray(weights / total if total else weights, dtype=np.float64)
 
 
 def precision(network: Network, guesses: dict[int, int | None]) -> float:
@@ -270,6 +301,9 @@ class Result:
     graph_precision: float
     graph_recall: float
     matching: float
+    stem_precision: float
+    stem_recall: float
+    delay: float
 
 
 def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Result:
@@ -280,17 +314,27 @@ def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Resul
     sightings = {node: network.send(node) for node in order}
     guesses = {node: first_spy(sighting) for node, sighting in sightings.items()}
     first = precision(network, guesses), recall(network, guesses)
+    delay = statistics.mean(sighting.delay for sighting in sightings.values())
     if not network.engines:
-        return Result(*first, *first, first[0])
+        return Result(*first, *first, first[0], *first, delay)
     network.learn_graph()
     accuracy = sum(map(network.seems_right, order)) / len(order)
     likely = {node: posteriors(network, each, accuracy) for node, each in sightings.items()}
-    best = {node: network.honest[int(np.argmax(each))] for node, each in likely.items()}
+    best: dict[int, int | None] = {
+        node: network.honest[int(np.argmax(each))] for node, each in likely.items()
+    }
+    by_stem: dict[int, int | None] = {
+        node: network.honest[int(np.argmax(stem_posteriors(network, each, accuracy)))]
+        for node, each in sightings.items()
+    }
     return Result(
         *first,
         precision(network, best),
         recall(network, best),
         precision(network, matched(network, likely)),
+        precision(network, by_stem),
+        recall(network, by_stem),
+        delay,
     )
 
 
@@ -303,8 +347,14 @@ _KINDS = {
 
 def main() -> None:
     """Run all kinds, and compare."""
-    arguments = options(__doc__).parse_args()
-    nodes = 100 if arguments.quick else 1000
+    parser = options(__doc__)
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="mean of an origin's embargo over a relay's"
+    )
+    parser.add_argument("--nodes", type=int, help="of each network")
+    arguments = parser.parse_args()
+    PatientOrigin.patience = arguments.patience
+    nodes = arguments.nodes or (100 if arguments.quick else 1000)
     rounds = arguments.rounds or (1 if arguments.quick else 5)
     print(f"{nodes} nodes, {_OUTBOUND} dials each, one transaction a node, {rounds} networks\n")
     rows: list[list[str]] = []
@@ -322,10 +372,12 @@ def main() -> None:
                 ]
                 means[kind, share, holes] = figures
                 black = "yes" if holes else "no"
-                rows.append([f"{name}, {share:.0%}", black, *(f"{each:.3f}" for each in figures)])
+                cells = [*(f"{each:.3f}" for each in figures[:-1]), f"{figures[-1]:.1f}"]
+                rows.append([f"{name}, {share:.0%}", black, *cells])
     progress("")
     header = ["", "black holes", "first spy: precision", "recall", "graph: precision", "recall"]
-    print_table([*header, "matching: precision"], rows)
+    header += ["matching: precision", "stem: precision", "recall", "delay s"]
+    print_table(header, rows)
     for place, name in ((0, "first spy"), (2, "graph")):
         for share, goal in zip(_SHARES, _MAX_PRECISION, strict=True):
             for what, column, limit in (
