@@ -56,13 +56,15 @@ def offered_capabilities(config: GossipConfig) -> frozenset[int]:
     """What a node of this configuration offers; a compact block provider adds its own later.
 
     Source: wire §5.4. Divergence: 206, not in the texts: the peer takes addresses of onion
-    services, which others would have to refuse one by one.
+    services, which others would have to refuse one by one; and 207, trees with tags.
     """
     offered = set(DEFAULT_CAPABILITIES)
     if config.used_tor is not None:
         offered.add(Capability.DIG_ONION)
     if config.dandelion is not None and config.dandelion.enabled:
         offered.add(Capability.DIG_STEM)
+    if config.plumtree.tagged_trees:
+        offered.add(Capability.DIG_TREES)
     if config.erlay is not None:
         offered.add(Capability.DIG_ERLAY)
     return frozenset(offered)

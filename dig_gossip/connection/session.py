@@ -54,6 +54,7 @@ from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig, opcode_name
+from dig_gossip.wire.trees import MAY_HAVE_TAG
 
 #: How long a session that has a successor still takes what is under way.
 MOVE_SECS: Final = 5.0
@@ -68,6 +69,7 @@ _CHUNK = int(DigMessageType.MESSAGE_CHUNK)
 _PASSES_CHIA: Final = tuple(
     not is_dig(opcode) and opcode != ChiaMessageType.HANDSHAKE for opcode in range(256)
 )
+_NO_TAGS: Final = (False,) * 256
 _PASSES: Final = tuple(opcode not in (_CHUNK, ChiaMessageType.HANDSHAKE) for opcode in range(256))
 
 
@@ -120,6 +122,8 @@ class Session:
         self.is_outbound = is_outbound
         self.remote = remote
         self._offered = offered
+        #: by opcode, whether the id of a message is the tag of a tree
+        self._may_have_tag = MAY_HAVE_TAG if self.shares(Capability.DIG_TREES) else _NO_TAGS
         self.transport = transport
         self.tolerates_dig = remote.tolerates_dig
         is_plain = not remote.tolerates_dig and not remote.is_rust
@@ -411,12 +415,18 @@ class Session:
         self.last_message_time = self._clock.unix()
         limiter, owner, verdict = self._limiter, self._owner, _ACCEPT
         passes = _PASSES if self.tolerates_dig else _PASSES_CHIA
+        has_tag = self._may_have_tag
         passed: list[Message] = []
         for message in messages:
             if message is not None:
                 if limiter is not None:
                     verdict = limiter.admit(message.type, len(message.data))
-                if message.id is None and passes[message.type] and verdict is _ACCEPT:
+                opcode = message.type
+                if (
+                    (message.id is None or has_tag[opcode])
+                    and passes[opcode]
+                    and verdict is _ACCEPT
+                ):
                     passed.append(message)
                     continue
             if passed:

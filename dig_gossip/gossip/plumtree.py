@@ -168,6 +168,8 @@ class Plumtree:
             serve=self._serve,
             rng=rng,
         )
+        #: opcodes that cross some links in another form, so that they have to do without a tag
+        self.untagged: frozenset[int] = frozenset()
         self._sampler = PruneSampler()
         self._outsiders = Outsiders()
         self._purging = False
@@ -293,7 +295,8 @@ class Plumtree:
             aware.add(exclude)
         sighting.stage = _LOCAL
         sighting.links = self._tree.joined
-        sighting.tag = self._tagged.choose(message, now, effects)
+        if message.type not in self.untagged:
+            sighting.tag = self._tagged.choose(message, now, effects)
         announced = self._spread(
             digest, message, sighting, aware, now, effects, chia=to_chia, exclude=exclude
         )

@@ -51,7 +51,15 @@ def mode_of(session: Session) -> PeerMode:
     """How a session takes part in gossip (design D5)."""
     if not session.tolerates_dig:
         return PeerMode.CHIA
-    return PeerMode.TREE if session.speaks_plumtree else PeerMode.FLOOD
+    if not session.speaks_plumtree:
+        return PeerMode.FLOOD
+    return PeerMode.TREES if session.shares(Capability.DIG_TREES) else PeerMode.TREE
+
+
+def speaks_first(session: Session) -> bool:
+    """Which end of a link announces first: both find the same one, each in half of the cases."""
+    own, peer = session.own_id, session.peer_id
+    return (own < peer) is ((own[0] ^ peer[0]) & 1 == 0)
 
 
 class Engines:
@@ -110,7 +118,10 @@ class Engines:
     def peer_up(self, session: Session, score: float) -> list[Event]:
         """A session begins, or turns out to be able to do more."""
         peer, mode = session.peer_id, mode_of(session)
-        events: list[Event] = [partial(self.plumtree.peer_up, peer, mode, score)]
+        first = speaks_first(session)
+        events: list[Event] = [
+            partial(self.plumtree.peer_up, peer, mode, score, speaks_first=first)
+        ]
         if self.erlay is not None:
             has_erlay, dialed = session.shares(Capability.DIG_ERLAY), session.is_outbound
             events.append(

@@ -76,6 +76,7 @@ from dig_gossip.wire.opcodes import (
     valid_replies,
 )
 from dig_gossip.wire.stem import StemTransaction, announced_tx_id, check_announcement
+from dig_gossip.wire.trees import MAY_HAVE_TAG
 
 #: In whose name messages come that nobody vouches for; no key has this hash.
 RELAY_PEER: Final = PeerId(bytes(32))
@@ -92,6 +93,10 @@ _PLUMTREE_CONTROL = frozenset(
         DigMessageType.PLUMTREE_PRUNE,
         DigMessageType.PLUMTREE_GRAFT,
         DigMessageType.PLUMTREE_REQUEST_BY_HASH,
+        DigMessageType.TREE_OPEN,
+        DigMessageType.TREE_ANNOUNCE,
+        DigMessageType.TREE_PRUNE,
+        DigMessageType.TREE_GRAFT,
     }
 )
 _GOSSIPED = frozenset({RoutingClass.FLOOD, RoutingClass.TX})
@@ -184,6 +189,8 @@ class Router:
         routing = routing_class(opcode, has_id)
         if routing in _GOSSIPED and not has_id:
             return self._gossip_received
+        if has_id and MAY_HAVE_TAG[opcode]:
+            return self._tagged_received
         if opcode == ChiaMessageType.REQUEST_PEERS:
             return self._peers_requested
         if opcode == ChiaMessageType.RESPOND_PEERS:
@@ -249,7 +256,7 @@ class Router:
 
         :raises InvalidConfig: it is no provider, or there is one already.
         """
-        self._blocks = self.engines.add_compact(provider).opcodes
+        self._blocks = self.plumtree.untagged = self.engines.add_compact(provider).opcodes
         self._peers.capabilities |= {Capability.DIG_COMPACT}
         self._wire()
 
@@ -360,12 +367,18 @@ class Router:
             if effects and effects[0].__class__ is Deliver and opcode not in self._blocks:
                 # New, and delivered first of all: nearly always.
                 self._peers.delivered(peer, opcode)
-                self._batch.append(message)
+                self._batch.append(effects[0].message)
                 del effects[0]
             if effects:
                 self._perform(effects)
         except Exception:
             self._engine_failed()
+
+    def _tagged_received(self, session: Session, message: Message) -> None:
+        if session.shares(Capability.DIG_TREES):
+            self._gossip_received(session, message)
+        else:
+            self._batch.append(message)
 
     def _transaction_received(self, session: Session, message: Message) -> None:
         self._heard(message)
@@ -495,7 +508,11 @@ class Router:
         return 1 if session.send(OutboundFrame(effect.message), is_reply=True) else 0
 
     def _send(self, effect: Send) -> int:
-        if effect.message.type in self._blocks and not effect.verbatim:
+        if (
+            effect.message.type in self._blocks
+            and effect.message.id is None  # a block in a tree of its own goes as it is
+            and not effect.verbatim
+        ):
             assert self.compact is not None
             sends = self.compact.outbound(effect.peers, effect.message)
             return sum(self._send_as_is(send) for send in sends)

@@ -25,7 +25,7 @@ from typing import Protocol
 
 import attrs
 
-from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey, Validate
+from dig_gossip.effects import Deliver, Effect, Penalize, Ping, Send, SetTimer, TimerKey, Validate
 from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import BroadcastResult, PeerMode, PlumtreeSnapshot, Verdict
 from dig_gossip.types.config import PlumtreeConfig
@@ -34,13 +34,20 @@ from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.wire.message import Message, message_hash
 from dig_gossip.wire.opcodes import DigMessageType
 
-_CONTROL = range(DigMessageType.PLUMTREE_LAZY_ANNOUNCE, DigMessageType.PLUMTREE_REQUEST_BY_HASH + 1)
+_CONTROL = frozenset(
+    {
+        *range(DigMessageType.PLUMTREE_LAZY_ANNOUNCE, DigMessageType.PLUMTREE_REQUEST_BY_HASH + 1),
+        *range(DigMessageType.TREE_OPEN, DigMessageType.TREE_GRAFT + 1),
+    }
+)
 
 
 class GossipEngine(Protocol):
     """What a simulated node runs; the events of :class:`~dig_gossip.gossip.plumtree.Plumtree`."""
 
-    def peer_up(self, peer: PeerId, mode: PeerMode, score: float = 0.0) -> list[Effect]:
+    def peer_up(
+        self, peer: PeerId, mode: PeerMode, score: float = 0.0, *, speaks_first: bool = True
+    ) -> list[Effect]:
         """A session begins."""
 
     def peer_down(self, peer: PeerId) -> list[Effect]:
@@ -69,7 +76,9 @@ class NaiveFlood:
         self._peers: dict[PeerId, None] = {}
         self._seen: set[bytes] = set()
 
-    def peer_up(self, peer: PeerId, mode: PeerMode, score: float = 0.0) -> list[Effect]:
+    def peer_up(
+        self, peer: PeerId, mode: PeerMode, score: float = 0.0, *, speaks_first: bool = True
+    ) -> list[Effect]:
         """Take a session in."""
         self._peers[peer] = None
         return []
@@ -187,7 +196,8 @@ class PlumtreeNetwork:
         """
         for node, peer in ((a, b), (b, a)):
             self._latency[node][peer] = latency
-            self._perform(node, self.engines[node].peer_up(peer, mode))
+            effects = self.engines[node].peer_up(peer, mode, speaks_first=node < peer)
+            self._perform(node, effects)
 
     def disconnect(self, a: PeerId, b: PeerId) -> None:
         """Close a session; both ends notice, frames in flight are lost."""
@@ -197,19 +207,24 @@ class PlumtreeNetwork:
                 self._perform(node, self.engines[node].peer_down(peer))
 
     def random_overlay(
-        self, nodes: int, degree: int, latency: tuple[float, float] = (0.01, 0.1)
+        self,
+        nodes: int,
+        degree: int,
+        latency: tuple[float, float] = (0.01, 0.1),
+        mode: PeerMode = PeerMode.TREE,
     ) -> list[PeerId]:
         """Add nodes with about ``degree`` links each: a connected sum of random rings.
 
         :param degree: even, 2 and up; less where two rings share a link.
         :param latency: range of the links' one-way latencies, seconds.
+        :param mode: how each sees the others.
         """
         added = [self.add_node() for _ in range(nodes)]
         for _ in range(degree // 2):
             ring = self.rng.sample(added, nodes)
             for a, b in zip(ring, [*ring[1:], ring[0]], strict=True):
                 if b not in self._latency[a]:
-                    self.connect(a, b, self.rng.uniform(*latency))
+                    self.connect(a, b, self.rng.uniform(*latency), mode)
         return added
 
     def neighbors(self, node: PeerId) -> list[PeerId]:
@@ -237,7 +252,7 @@ class PlumtreeNetwork:
         self._perform(node, result.effects)
         reached = result.announced
         for effect in result.effects:
-            if isinstance(effect, Send) and effect.message is message:
+            if isinstance(effect, Send) and effect.message.data is message.data:
                 reached += len(effect.peers)
         return reached
 
@@ -328,6 +343,21 @@ class PlumtreeNetwork:
                     self._perform(node, self.engines[node].validated(digest, verdict))
                 case Penalize(peer, reason):
                     self.penalties.append((peer, reason))
+                case Ping(peer):
+                    self._ping(node, peer)
+
+    def _ping(self, node: PeerId, peer: PeerId) -> None:
+        """Measure a round trip, if the peer lives."""
+        latency = self._latency[node].get(peer)
+        if latency is None or peer in self._dead:
+            return
+
+        def pong() -> None:
+            engine = self.engines[node]
+            if isinstance(engine, Plumtree) and node not in self._dead:
+                self._perform(node, engine.rtt_updated(peer, 2 * latency, 0.0))
+
+        self._at(self.time + 2 * latency, pong)
 
     def _arrive(self, sender: PeerId, node: PeerId, message: Message) -> None:
         if node in self._dead or sender not in self._latency[node]:
