@@ -53,16 +53,6 @@ stretch timer 1 by early hashes        a sample raises it by half at most, and n
 choose hashes that may cut the tree    nothing that a copy more would not do as well
 =====================================  =========================================================
 
-Divergence: (a) PLT-004.1 prunes eager senders only. Any tree peer whose copy is a duplicate is
-pruned here, or else a link that we hold lazy and the peer holds eager would carry duplicates for
-ever; and while the limit forbids a PRUNE, nobody is demoted silently either. (b) With many
-messages in flight not every duplicate cuts the tree, see :mod:`dig_gossip.gossip.sampling`. (c) A
-duplicate of what came first from a session outside the tree says nothing about the tree and
-prunes nobody; nor is the only link a node has ever pruned. (d) PRF-003 and PLT-101-X swap two
-links at once, which cuts the tree in two whenever the new link leads to the same part of it. Here
-the faster link is added, and the next message prunes the slowest link of the ring that it closes;
-above the fan-out (PLT-001) PRF-003 adds none.
-
 Source: behaviour §19, PRF-003, design D6, wire §13.1; J. Leitão, J. Pereira, L. Rodrigues,
 "Epidemic Broadcast Trees", 2007.
 """
@@ -78,16 +68,12 @@ import attrs
 
 from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey
 from dig_gossip.errors import ClientError
-from dig_gossip.gossip.announcements import ANNOUNCE_TIMER, Announcements
 from dig_gossip.gossip.cache import MessageCache, Miss
-from dig_gossip.gossip.fetching import Fetching
-from dig_gossip.gossip.link import Link, Pull
-from dig_gossip.gossip.missing import MISSING_TIMER
+from dig_gossip.gossip.link import Link
 from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
-from dig_gossip.gossip.sampling import PruneSampler
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
+from dig_gossip.gossip.shared_tree import SHARED_TIMERS, SharedTree
 from dig_gossip.gossip.tagged import TREE_TIMERS, TaggedTrees
-from dig_gossip.gossip.tree import Tree
 from dig_gossip.gossip.validation import PendingMessages
 from dig_gossip.gossip.values import (
     BroadcastResult,
@@ -100,9 +86,7 @@ from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.wire.dig import (
-    PlumtreeGraft,
     PlumtreeLazyAnnounce,
-    PlumtreePrune,
     PlumtreeRequestByHash,
 )
 from dig_gossip.wire.message import Message, message_hash
@@ -129,8 +113,7 @@ class Plumtree:
     Cost: a frame or a broadcast is O(sessions) at most, usually O(1) plus one tuple for all
     eager peers; an announcement of n entries O(n); the loss of an eager peer O(missing messages).
 
-    Timers: ``("announce", b"")``, ``("missing", b"")`` and ``("purge", b"")``, each only while
-    there is work for it.
+    Timers have the names of :attr:`names`; each is set only while there is work for it.
 
     :param fanout: how many sessions start eager, 1 and up.
     :param max_seen: remembered hashes, 1 and up.
@@ -139,9 +122,7 @@ class Plumtree:
     Source: behaviour PLT-001 to PLT-009, PLT-101-X to PLT-107-X, PRF-003; design D6.
     """
 
-    names: Final = frozenset(
-        key[0] for key in (ANNOUNCE_TIMER, MISSING_TIMER, PURGE_TIMER, *TREE_TIMERS)
-    )
+    names: Final = frozenset(key[0] for key in (*SHARED_TIMERS, PURGE_TIMER, *TREE_TIMERS))
 
     def __init__(
         self,
@@ -157,12 +138,18 @@ class Plumtree:
         self._seen = SeenSet(max_seen)
         self._cache = MessageCache(config.cache_messages, config.cache_bytes, config.cache_ttl_secs)
         self._pending = PendingMessages(config.cache_bytes)
-        self._announcements = Announcements(config, rng=rng, counters=self.counters)
-        self._tree = Tree(fanout, config.optimize_interval_secs, self._announcements, self.counters)
-        self._fetching = Fetching(config, self._tree, self.counters)
+        self._shared = SharedTree(
+            config,
+            fanout=fanout,
+            seen=self._seen,
+            counters=self.counters,
+            serve=self._serve,
+            rng=rng,
+        )
+        self._links = self._shared.links
         self._tagged = TaggedTrees(
             config,
-            tree=self._tree,
+            links=self._links,
             seen=self._seen,
             counters=self.counters,
             serve=self._serve,
@@ -170,7 +157,6 @@ class Plumtree:
         )
         #: opcodes that cross some links in another form, so that they have to do without a tag
         self.untagged: frozenset[int] = frozenset()
-        self._sampler = PruneSampler()
         self._outsiders = Outsiders()
         self._purging = False
 
@@ -185,19 +171,22 @@ class Plumtree:
         :param speaks_first: with trees with tags, whether this end announces first.
         Source: behaviour PLT-001.
         """
-        link = self._tree.get(peer)
+        link = self._links.get(peer)
         if mode not in _IN_TREE:
             effects = self.peer_down(peer) if link is not None else []
             self._outsiders.add(peer, mode)
             return effects
+        effects = []
         if link is not None:
-            self._tree.rate(link, score)
-            return []
+            if (mode is PeerMode.TREES) is (peer in self._tagged.peers):
+                self._links.rate(link, score)
+                return []
+            effects = self.peer_down(peer)
         self._outsiders.remove(peer)
-        self._tree.add(peer, score)
+        self._links.add(peer, score)
         if mode is PeerMode.TREES:
-            return self._tagged.peer_up(peer, self._now(), speaks_first=speaks_first)
-        return []
+            effects += self._tagged.peer_up(peer, self._now(), speaks_first=speaks_first)
+        return effects
 
     def peer_down(self, peer: PeerId) -> list[Effect]:
         """Forget a session; if the tree hung on it, mend the tree at once.
@@ -206,16 +195,14 @@ class Plumtree:
         """
         self._outsiders.remove(peer)
         effects = self._pending.forget(peer)
-        link = self._tree.remove(peer)
+        link = self._links.remove(peer)
         if link is None:
             return effects
         now = self._now()
         return [
             *effects,
             *self._tagged.peer_down(link, now),
-            *self._fetching.peer_down(link, now),
-            *self._tree.refill(now),
-            *self._fetching.arm(now),
+            *self._shared.peer_down(link, now),
         ]
 
     def reconcile(self, peers: Mapping[PeerId, PeerMode]) -> list[Effect]:
@@ -226,7 +213,7 @@ class Plumtree:
         tagged = self._tagged.peers
         modes = {
             link.peer: PeerMode.TREES if link.peer in tagged else PeerMode.TREE
-            for link in self._tree
+            for link in self._links
         } | self._outsiders.modes()
         effects: list[Effect] = []
         for peer in modes:
@@ -243,17 +230,17 @@ class Plumtree:
         :param rtt_seconds: the mean over the peer's window, as in behaviour PRF-001; above 0.
         Source: behaviour PRF-003.
         """
-        link = self._tree.get(peer)
+        link = self._links.get(peer)
         if link is None or not 0 < rtt_seconds < math.inf:
             return []
         link.rtt = rtt_seconds
         self._tagged.heard(peer)
-        self._tree.rate(link, score)
-        return self._tree.optimize(self._now())
+        self._links.rate(link, score)
+        return self._links.optimize(self._now())
 
     def role(self, peer: PeerId) -> PlumtreeRole | None:
         """What a session gets of a message; None outside the tree."""
-        link = self._tree.get(peer)
+        link = self._links.get(peer)
         if link is None:
             return None
         return PlumtreeRole.EAGER if link.is_eager else PlumtreeRole.LAZY
@@ -287,14 +274,12 @@ class Plumtree:
             self._pending.settle(digest)  # the application has given its verdict
             effects = self._pending.release()
         aware, sighting.aware = sighting.aware or set(), None
-        self._tagged.came_elsewhere(digest)
-        missing = self._fetching.found(digest) if self._fetching.missing else None
-        if missing is not None:
-            aware.update(missing.announced_at)
-        if exclude is not None and self._tree.get(exclude) is not None:
+        self._shared.came_elsewhere(digest, aware)
+        self._tagged.came_elsewhere(digest, aware)
+        if exclude is not None and self._links.get(exclude) is not None:
             aware.add(exclude)
         sighting.stage = _LOCAL
-        sighting.links = self._tree.joined
+        sighting.links = self._links.joined
         if message.type not in self.untagged:
             sighting.tag = self._tagged.choose(message, now, effects)
         announced = self._spread(
@@ -311,7 +296,7 @@ class Plumtree:
         """
         digest = message_hash(message)
         sighting = self._seen.get(digest)
-        link = self._tree.get(peer)
+        link = self._links.get(peer)
         if link is None:
             return self._received_outside(peer, digest, message, sighting, needs_validation)
         now = self._now()
@@ -323,13 +308,12 @@ class Plumtree:
             return []
         aware = {peer}
         if tag is None:
-            effects = self._came_untagged(link, digest, pull, aware, now)
-            is_late = False
+            self._tagged.came_elsewhere(digest, aware)
+            effects, is_late = self._shared.came(link, digest, pull, aware, now), False
         else:
             message = Message(message.type, None, message.data)
             effects, is_late = self._tagged.came(link, tag, digest, pull, aware, now)
-            if self._fetching.missing:
-                self._fetching.found(digest)
+            self._shared.came_elsewhere(digest, aware)
         if sighting is None:
             sighting = Sighting(_PENDING, now, peer)
             sighting.tag, sighting.is_late = tag, is_late
@@ -354,10 +338,10 @@ class Plumtree:
         Source: behaviour INT-001.
         """
         digest = message_hash(message)
-        link = None if peer is None else self._tree.get(peer)
+        link = None if peer is None else self._links.get(peer)
         if link is not None and link.pulls:
             link.answered(digest, self._now())
-        self._fetching.found(digest)
+        self._shared.came_elsewhere(digest)
         self._tagged.came_elsewhere(digest)
         if self._seen.get(digest) is None:
             self._seen.add(digest, Sighting(_REMOTE, self._now(), None))
@@ -389,37 +373,20 @@ class Plumtree:
 
         Source: behaviour PLT-004.2, PLT-005, PLT-005.2, PLT-009.
         """
-        link = self._tree.get(peer)
+        link = self._links.get(peer)
         if link is None:
             return []
-        now = self._now()
-        opcode = message.type
+        part = self._tagged if message.type > _LAST_OF_SHARED else self._shared
         try:
-            if opcode > _LAST_OF_SHARED:
-                return self._tagged.control_received(link, message, now)
-            if opcode == PlumtreeLazyAnnounce.OPCODE:
-                return self._announced(link, PlumtreeLazyAnnounce.from_bytes(message.data), now)
-            if opcode == PlumtreePrune.OPCODE:
-                PlumtreePrune.from_bytes(message.data)
-                self.counters.prunes_received += 1
-                return self._tree.demote(link, now)
-            if opcode == PlumtreeGraft.OPCODE:
-                return self._grafted(link, PlumtreeGraft.from_bytes(message.data).hash, now)
-            if opcode == PlumtreeRequestByHash.OPCODE:
-                digest = PlumtreeRequestByHash.from_bytes(message.data).hash
-                self.counters.requests_received += 1
-                return self._serve(link, digest, now)
+            return part.control_received(link, message, self._now())
         except ClientError:
             return [Penalize(peer, PenaltyReason.MALFORMED_MESSAGE)]
-        return []
 
     def timer_fired(self, key: TimerKey) -> list[Effect]:
         """Do what is due; unknown keys and early firings are harmless."""
         now = self._now()
-        if key == ANNOUNCE_TIMER:
-            return self._announcements.timer_fired(now)
-        if key == MISSING_TIMER:
-            return self._fetching.timer_fired(now)
+        if key in SHARED_TIMERS:
+            return self._shared.timer_fired(key, now)
         if key in TREE_TIMERS:
             return self._tagged.timer_fired(key, now)
         if key == PURGE_TIMER:
@@ -439,42 +406,22 @@ class Plumtree:
         """Take one consistent picture. Cost: O(sessions)."""
         modes = self._outsiders.modes()
         return PlumtreeSnapshot(
-            eager=frozenset(self._tree.eager()),
-            lazy=frozenset(self._announcements.peers),
+            eager=frozenset(self._links.eager()),
+            lazy=self._shared.lazy,
             flood=frozenset(peer for peer in modes if modes[peer] is PeerMode.FLOOD),
             chia=frozenset(peer for peer in modes if modes[peer] is PeerMode.CHIA),
             trees=len(self._tagged),
             seen=len(self._seen),
             cached=len(self._cache),
             cached_bytes=self._cache.size,
-            missing=len(self._fetching) + self._tagged.missing,
+            missing=self._shared.missing + self._tagged.missing,
             pending=len(self._pending),
-            unannounced=len(self._announcements) + self._tagged.unannounced,
-            lazy_timeout=self._fetching.lazy_timeout,
+            unannounced=self._shared.unannounced + self._tagged.unannounced,
+            lazy_timeout=self._shared.lazy_timeout,
             counters=attrs.asdict(self.counters),
         )
 
     # --- full frames ------------------------------------------------------------------------
-
-    def _came_untagged(
-        self, link: Link, digest: bytes, pull: Pull | None, aware: set[PeerId], now: float
-    ) -> list[Effect]:
-        """Take note of the first copy of a message, in the shared tree.
-
-        :param aware: gets those who announced it.
-        """
-        self._tagged.came_elsewhere(digest)
-        was_eager = link.is_eager
-        effects: list[Effect] = []
-        if not was_eager and pull is not Pull.REQUEST:
-            effects += self._tree.promote(link, now)
-        missing = self._fetching.found(digest) if self._fetching.missing else None
-        if missing is not None:
-            aware.update(missing.announced_at)
-            effects += self._fetching.arrived(
-                missing, self._tree, link, now, was_eager=was_eager, is_answer=pull is not None
-            )
-        return effects
 
     def _received_outside(
         self,
@@ -496,9 +443,10 @@ class Plumtree:
         if needs_validation and sighting is None and not self._has_room(outsider, message):
             return []
         now = self._now()
-        missing = self._fetching.found(digest) if is_for_tree else None
-        self._tagged.came_elsewhere(digest)
-        aware = set() if missing is None else set(missing.announced_at)
+        aware: set[PeerId] = set()
+        if is_for_tree:
+            self._shared.came_elsewhere(digest, aware)
+            self._tagged.came_elsewhere(digest, aware)
         effects: list[Effect] = []
         if sighting is None:
             stage = _PENDING if is_for_tree else _HELD
@@ -550,26 +498,24 @@ class Plumtree:
         :param chia: plain Chia sessions get it, too.
         :returns: how many peers are to be told of it instead.
         """
-        tree = self._tagged.get(sighting.tag)
-        others = aware if tree is None else aware.union(self._tagged.peers)
-        announced = 0
-        peers: tuple[PeerId, ...] = ()
-        has_others = tree is None or len(self._tree) > len(self._tagged.peers)
-        if has_others:
-            peers = self._tree.eager_unaware(others)
+        outside: tuple[PeerId, ...] = ()
         if self._outsiders.sessions:
-            peers += self._outsiders.owed(digest, flood=True, chia=chia, exclude=exclude)
-        if peers:
-            self.counters.pushed += len(peers)
-            effects.append(Send(peers, message))
+            outside = self._outsiders.owed(digest, flood=True, chia=chia, exclude=exclude)
         is_kept = self._keep(digest, message, now, effects)
-        if is_kept and has_others and self._announcements.is_needed:
-            announced = sum(peer not in others for peer in self._announcements.peers)
-            effects += self._announcements.add(digest, message.type, sighting, others, now)
+        tree = self._tagged.get(sighting.tag)
         if tree is None:
-            self._sampler.message_seen(now)
             self._tagged.passed()
-            return announced
+            return self._shared.forward(
+                digest, message, sighting, aware, now, effects, is_kept=is_kept, besides=outside
+            )
+        announced = 0
+        if len(self._links) > len(self._tagged.peers):
+            others = aware.union(self._tagged.peers)
+            announced = self._shared.forward(
+                digest, message, sighting, others, now, effects, is_kept=is_kept, besides=outside
+            )
+        else:
+            effects += self._push(outside, message)
         return announced + self._tagged.forward(
             tree, digest, message, sighting, aware, now, effects, is_kept=is_kept
         )
@@ -578,9 +524,9 @@ class Plumtree:
         self, digest: bytes, message: Message, sighting: Sighting, now: float
     ) -> BroadcastResult:
         """The application repeats itself: unchanged state, for those who missed it.  PLT-102-X"""
-        joined = tuple([link.peer for link in self._tree if link.number > sighting.links])
-        others = tuple([link.peer for link in self._tree if link.number <= sighting.links])
-        sighting.links = self._tree.joined
+        joined = tuple([link.peer for link in self._links if link.number > sighting.links])
+        others = tuple([link.peer for link in self._links if link.number <= sighting.links])
+        sighting.links = self._links.joined
         to_chia = may_reach_chia(message.type)
         peers = joined + self._outsiders.owed(digest, flood=True, chia=to_chia)
         effects = self._push(peers, message)
@@ -611,11 +557,7 @@ class Plumtree:
             return []  # it came first in another tree, which says nothing about this one
         if tag is not None:
             return self._tagged.duplicate(link, tag, digest, now)
-        if link.is_eager:
-            self._fetching.late_copy(digest, now)
-            if len(self._tree) == 1 or not self._sampler.may_prune(digest, now):
-                return []
-        return self._tree.prune(link, now) if link.may_prune(now) else []
+        return self._shared.duplicate(link, digest, now)
 
     def _has_room(self, session: Link | Outsider, message: Message) -> bool:
         """Whether the validator may be kept busy with one more message of this session.
@@ -643,32 +585,6 @@ class Plumtree:
             self._purging = True
             effects.append(SetTimer(PURGE_TIMER, PURGE_INTERVAL_SECS))
         return True
-
-    # --- control frames ---------------------------------------------------------------------
-
-    def _announced(self, link: Link, body: PlumtreeLazyAnnounce, now: float) -> list[Effect]:
-        """PLT-005."""
-        self.counters.ihaves_received += len(body.entries)
-        is_news = False
-        for digest, opcode in body.entries:
-            sighting = self._seen.get(digest)
-            if sighting is None or sighting.stage is _HELD:
-                self._fetching.announced(link, digest, opcode, now)
-                is_news = True
-                continue
-            if sighting.aware is not None:
-                sighting.aware.add(link.peer)
-            if sighting.source is not None:
-                link.lags(sighting.source)
-        return self._fetching.arm(now) if is_news else []
-
-    def _grafted(self, link: Link, digest: bytes | None, now: float) -> list[Effect]:
-        """PLT-005.2."""
-        self.counters.grafts_received += 1
-        effects = [] if digest is None else self._serve(link, digest, now)
-        effects += self._tree.promote(link, now)
-        effects += self._tree.optimize(now)
-        return effects
 
     def _serve(self, link: Link, digest: bytes, now: float) -> list[Effect]:
         """Send what a peer pulls, if it is here and the limits allow."""

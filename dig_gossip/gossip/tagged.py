@@ -129,7 +129,7 @@ class TaggedTrees:
     Cost: a message O(1) and a tuple for its eager peers; an opening O(sessions); a message of our
     own O(trees).
 
-    :param tree: the shared tree, which knows all links.
+    :param links: the shared tree, which knows all links.
     :param serve: sends what a peer pulls, of (link, hash, now).
     """
 
@@ -137,19 +137,19 @@ class TaggedTrees:
         self,
         config: PlumtreeConfig,
         *,
-        tree: Tree,
+        links: Tree,
         seen: SeenSet,
         counters: PlumtreeCounters,
         serve: Callable[[Link, bytes, float], list[Effect]],
         rng: Random,
     ) -> None:
-        self._tree = tree
+        self._links = links
         self._seen = seen
         self._counters = counters
         self._serve = serve
         self._rng = rng
         self._announcements = TaggedAnnouncements(config, counters)
-        self._fetching = _TaggedFetching(config, tree, counters, TREE_MISSING_TIMER)
+        self._fetching = _TaggedFetching(config, links, counters, TREE_MISSING_TIMER)
         #: peers of capability 207
         self.peers: dict[PeerId, _Allowance] = {}
         self._trees: dict[int, TaggedTree] = {}
@@ -269,7 +269,7 @@ class TaggedTrees:
         best: Link | None = None
         least = math.inf
         for peer in self.peers:
-            link = self._tree.get(peer)
+            link = self._links.get(peer)
             if peer == besides or peer in self._silent or link is None or link.is_distrusted(now):
                 continue
             if peer in tree.eager:
@@ -313,7 +313,7 @@ class TaggedTrees:
 
     def _delay(self, peer: PeerId) -> float:
         """Seconds to a peer, one way."""
-        link = self._tree.get(peer)
+        link = self._links.get(peer)
         rtt = None if link is None else link.rtt
         return UNKNOWN_DELAY_SECS if rtt is None else rtt / 2
 
@@ -356,10 +356,14 @@ class TaggedTrees:
             effects += self._look_around(now)
         return effects, True
 
-    def came_elsewhere(self, digest: bytes) -> None:
-        """Stop looking for a message that came without a tag."""
-        if self._fetching.missing:
-            self._fetching.found(digest[:SHORT_HASH_BYTES])
+    def came_elsewhere(self, digest: bytes, aware: set[PeerId] | None = None) -> None:
+        """Stop looking for a message that came otherwise.
+
+        :param aware: gets those who announced it.
+        """
+        missing = self._fetching.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
+        if missing and aware is not None:
+            aware.update(missing.announced_at)
 
     def forward(
         self,
@@ -479,7 +483,7 @@ class TaggedTrees:
         tree = None if sighting is None else self.get(sighting.tag)
         effects = self._serve(link, digest, now)
         if tree is None:
-            return effects + self._tree.promote(link, now)
+            return effects + self._links.promote(link, now)
         tree.add(link.peer)
         return self._look_around(now) + [
             Send(send.peers, Message(send.message.type, tree.tag, send.message.data), True)
