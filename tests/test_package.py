@@ -81,6 +81,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.totals",
                 "connection.tunneled",
                 "connection.visit",
+                "connection.waiter",
                 "connection.websocket",
                 "connection.writer",
                 "discovery",

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -22,12 +21,14 @@ from dig_gossip.connection.eviction import Candidate, is_local, network_group
 from dig_gossip.connection.handshake import RemoteHandshake
 from dig_gossip.connection.keepalive import Dead, Keepalive, Probe
 from dig_gossip.connection.lanes import Lanes, Offer
+from dig_gossip.connection.passing import PASSES, PASSES_CHIA
 from dig_gossip.connection.rate_limit import InboundLimiter, OutboundLimiter, Verdict
 from dig_gossip.connection.rate_table import max_frame_size, receive_rows, send_rows
 from dig_gossip.connection.requests import PendingRequests
 from dig_gossip.connection.retirement import Retirement
 from dig_gossip.connection.session_owner import RemovalReason, SessionOwner
 from dig_gossip.connection.transfers import Reassembly
+from dig_gossip.connection.waiter import Waiter
 from dig_gossip.connection.websocket import PeerWebSocket
 from dig_gossip.constants import WS_MAX_MESSAGE_BYTES
 from dig_gossip.errors import (
@@ -54,7 +55,7 @@ from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, is_dig, opcode_name
-from dig_gossip.wire.trees import MAY_HAVE_TAG
+from dig_gossip.wire.trees import MAY_HAVE_TAG, NO_TAGS
 
 #: How long a session that has a successor still takes what is under way.
 MOVE_SECS: Final = 5.0
@@ -63,20 +64,6 @@ __all__ = ["RemovalReason", "Session", "SessionOwner"]
 
 _ACCEPT = Verdict.ACCEPT
 _CHUNK = int(DigMessageType.MESSAGE_CHUNK)
-
-#: Opcodes whose messages, without an id, a session passes on as they are: by whether the peer is
-#: known to know DIG opcodes.
-_PASSES_CHIA: Final = tuple(
-    not is_dig(opcode) and opcode != ChiaMessageType.HANDSHAKE for opcode in range(256)
-)
-_NO_TAGS: Final = (False,) * 256
-_PASSES: Final = tuple(opcode not in (_CHUNK, ChiaMessageType.HANDSHAKE) for opcode in range(256))
-
-
-@attrs.define(eq=False)
-class _Waiter:
-    deferred: Deferred[Message]
-    timer: Timer | None = None
 
 
 class Session:
@@ -123,7 +110,7 @@ class Session:
         self.remote = remote
         self._offered = offered
         #: by opcode, whether the id of a message is the tag of a tree
-        self._may_have_tag = MAY_HAVE_TAG if self.shares(Capability.DIG_TREES) else _NO_TAGS
+        self._may_have_tag = MAY_HAVE_TAG if self.shares(Capability.DIG_TREES) else NO_TAGS
         self.transport = transport
         self.tolerates_dig = remote.tolerates_dig
         is_plain = not remote.tolerates_dig and not remote.is_rust
@@ -140,7 +127,7 @@ class Session:
         self._websocket = websocket
         self._writer = websocket.writer
         self._clock = clock
-        self._requests: PendingRequests[_Waiter] = PendingRequests(
+        self._requests: PendingRequests[Waiter] = PendingRequests(
             is_dialer=is_outbound, now=clock.monotonic
         )
         self.keepalive = Keepalive(
@@ -285,7 +272,7 @@ class Session:
             waiter.timer = self._clock.call_later(timeout, self._timed_out, request_id)
 
         deferred: Deferred[Message] = Deferred(cancelled)
-        waiter = _Waiter(deferred)
+        waiter = Waiter(deferred)
         request_id = self._requests.open(waiter, replies)
         offer = self.send(OutboundFrame(Message(opcode, request_id, data), written))
         if not offer and self._requests.forget(request_id) is not None:
@@ -414,19 +401,15 @@ class Session:
         self.bytes_received += octets
         self.last_message_time = self._clock.unix()
         limiter, owner, verdict = self._limiter, self._owner, _ACCEPT
-        passes = _PASSES if self.tolerates_dig else _PASSES_CHIA
+        passes = PASSES if self.tolerates_dig else PASSES_CHIA
         has_tag = self._may_have_tag
         passed: list[Message] = []
         for message in messages:
             if message is not None:
                 if limiter is not None:
                     verdict = limiter.admit(message.type, len(message.data))
-                opcode = message.type
-                if (
-                    (message.id is None or has_tag[opcode])
-                    and passes[opcode]
-                    and verdict is _ACCEPT
-                ):
+                is_plain = message.id is None or has_tag[message.type]
+                if is_plain and passes[message.type] and verdict is _ACCEPT:
                     passed.append(message)
                     continue
             if passed:
@@ -442,7 +425,7 @@ class Session:
                 self._chunk_received(message)
             else:
                 self._special_received(message)
-                passes = _PASSES if self.tolerates_dig else _PASSES_CHIA
+                passes = PASSES if self.tolerates_dig else PASSES_CHIA
             if self._ended:
                 return
         if passed:
@@ -500,17 +483,14 @@ class Session:
 
     def pong_received(self, payload: bytes) -> None:
         """Measure the round trip if this answers our probe."""
-        if self._ended:
-            return
-        seconds = self.keepalive.pong(payload)
+        seconds = None if self._ended else self.keepalive.pong(payload)
         if seconds is not None:
             self._owner.rtt_measured(self, seconds)
 
     def ping(self) -> None:
         """Measure the round trip now, if a ping would leave and its answer would be read."""
-        if self._ended or self.is_held or not self._writer.is_writable:
-            return
-        payload = self.keepalive.probe()
+        can_send = not self._ended and not self.is_held and self._writer.is_writable
+        payload = self.keepalive.probe() if can_send else None
         if payload is not None:
             self._writer.ping(payload)
 

@@ -112,7 +112,6 @@ class Plumtree:
 
     Cost: a frame or a broadcast is O(sessions) at most, usually O(1) plus one tuple for all
     eager peers; an announcement of n entries O(n); the loss of an eager peer O(missing messages).
-
     Timers have the names of :attr:`names`; each is set only while there is work for it.
 
     :param fanout: how many sessions start eager, 1 and up.
@@ -596,8 +595,6 @@ class Plumtree:
                 sighting.aware.add(link.peer)
             self.counters.pushed += 1
             return [Send((link.peer,), found, verbatim=True)]
-        if found is Miss.ABSENT:
-            self.counters.cache_misses += 1
-        else:
-            self.counters.pulls_limited += 1
+        self.counters.cache_misses += found is Miss.ABSENT
+        self.counters.pulls_limited += found is not Miss.ABSENT
         return []

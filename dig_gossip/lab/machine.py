@@ -20,17 +20,11 @@ from dig_gossip.lab.scenario import Scenario
 from dig_gossip.types.peer import PeerId
 from dig_gossip.types.reputation import peer_score
 from dig_gossip.wire.message import Message
-from dig_gossip.wire.opcodes import DigMessageType
+from dig_gossip.wire.opcodes import PLUMTREE_CONTROL, DigMessageType
 
 #: Opcode of every message that is spread; what the node gossips most.
 PAYLOAD: Final = int(DigMessageType.NEW_ATTESTATION)
 
-_CONTROL: Final = frozenset(
-    {
-        *range(DigMessageType.PLUMTREE_LAZY_ANNOUNCE, DigMessageType.PLUMTREE_REQUEST_BY_HASH + 1),
-        *range(DigMessageType.TREE_OPEN, DigMessageType.TREE_GRAFT + 1),
-    }
-)
 _LAZY_ANNOUNCE = int(DigMessageType.PLUMTREE_LAZY_ANNOUNCE)
 _REQUEST_BY_HASH = int(DigMessageType.PLUMTREE_REQUEST_BY_HASH)
 
@@ -135,7 +129,7 @@ class PlumtreeMachine:
 
     def received(self, peer: PeerId, message: Message) -> list[Effect]:
         """Route a frame as the service's router does; there is no validator."""
-        if message.type in _CONTROL:
+        if message.type in PLUMTREE_CONTROL:
             return self._control(peer, message)
         return self._payload(peer, message, False)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from twisted.logger import Logger
 
@@ -59,6 +59,7 @@ from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.engines import Engines, Event
 from dig_gossip.service.judging import Judgement, Validator, Validators
 from dig_gossip.service.subscriptions import Subscriptions
+from dig_gossip.service.watchers import DiscoveryEvents, SessionWatcher
 from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
 from dig_gossip.types.reputation import PenaltyReason
@@ -68,6 +69,7 @@ from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import (
+    PLUMTREE_CONTROL,
     ChiaMessageType,
     DigMessageType,
     RoutingClass,
@@ -87,38 +89,7 @@ _GOSSIPED_PLAIN: Final = tuple(
     routing_class(opcode, False) in (RoutingClass.FLOOD, RoutingClass.TX) for opcode in range(256)
 )
 
-_PLUMTREE_CONTROL = frozenset(
-    {
-        DigMessageType.PLUMTREE_LAZY_ANNOUNCE,
-        DigMessageType.PLUMTREE_PRUNE,
-        DigMessageType.PLUMTREE_GRAFT,
-        DigMessageType.PLUMTREE_REQUEST_BY_HASH,
-        DigMessageType.TREE_OPEN,
-        DigMessageType.TREE_ANNOUNCE,
-        DigMessageType.TREE_PRUNE,
-        DigMessageType.TREE_GRAFT,
-    }
-)
 _GOSSIPED = frozenset({RoutingClass.FLOOD, RoutingClass.TX})
-
-
-class SessionWatcher(Protocol):
-    """Who else is told when sessions begin and end."""
-
-    def peer_up(self, session: Session) -> None:
-        """A session has begun."""
-
-    def peer_down(self, session: Session) -> None:
-        """A session has ended."""
-
-
-class DiscoveryEvents(Protocol):
-    """Who deals with the addresses of peers."""
-
-    def session_up(self, session: Session) -> Iterable[Effect]: ...
-    def session_down(self, session: Session) -> Iterable[Effect]: ...
-    def peers_requested(self, peer_id: PeerId) -> bytes: ...
-    def peers_received(self, peer_id: PeerId, body: bytes) -> Iterable[Effect]: ...
 
 
 class Router:
@@ -195,7 +166,7 @@ class Router:
             return self._peers_requested
         if opcode == ChiaMessageType.RESPOND_PEERS:
             return self._peers_received
-        if opcode in _PLUMTREE_CONTROL:
+        if opcode in PLUMTREE_CONTROL:
             return self._control_received
         if routing is RoutingClass.CONTROL:
             return self._ignored

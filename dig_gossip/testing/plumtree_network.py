@@ -32,14 +32,7 @@ from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.wire.message import Message, message_hash
-from dig_gossip.wire.opcodes import DigMessageType
-
-_CONTROL = frozenset(
-    {
-        *range(DigMessageType.PLUMTREE_LAZY_ANNOUNCE, DigMessageType.PLUMTREE_REQUEST_BY_HASH + 1),
-        *range(DigMessageType.TREE_OPEN, DigMessageType.TREE_GRAFT + 1),
-    }
-)
+from dig_gossip.wire.opcodes import PLUMTREE_CONTROL
 
 
 class GossipEngine(Protocol):
@@ -261,7 +254,7 @@ class PlumtreeNetwork:
         latency = self._latency[node].get(peer)
         if latency is None:
             return
-        column = 2 if message.type in _CONTROL else 0
+        column = 2 if message.type in PLUMTREE_CONTROL else 0
         self._traffic[column] += 1
         self._traffic[column + 1] += len(message)
         if self.lose is None or not self.lose(node, peer, message):
@@ -363,7 +356,7 @@ class PlumtreeNetwork:
         if node in self._dead or sender not in self._latency[node]:
             return
         engine = self.engines[node]
-        if message.type in _CONTROL:
+        if message.type in PLUMTREE_CONTROL:
             effects = engine.control_received(sender, message)
         else:
             effects = engine.received(sender, message, self.validator is not None)

@@ -259,6 +259,14 @@ _BULK: Final = frozenset(
     }
 )
 
+#: Frames by which gossip engines build and mend their trees.
+PLUMTREE_CONTROL: Final = frozenset(
+    {
+        *range(_D.PLUMTREE_LAZY_ANNOUNCE, _D.PLUMTREE_REQUEST_BY_HASH + 1),
+        *range(_D.TREE_OPEN, _D.TREE_GRAFT + 1),
+    }
+)
+
 #: What a Chia full node accepts without having asked (requests aside). Source: wire §7.
 CHIA_UNSOLICITED: Final[frozenset[int]] = frozenset(
     {

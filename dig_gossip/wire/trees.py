@@ -33,6 +33,9 @@ MAY_HAVE_TAG: Final = tuple(
     for opcode in range(256)
 )
 
+#: The same towards a peer that has no such trees.
+NO_TAGS: Final = (False,) * 256
+
 
 @attrs.frozen
 class TreeOpen:
