@@ -81,6 +81,7 @@ from dig_gossip.errors import ClientError
 from dig_gossip.gossip.announcements import ANNOUNCE_TIMER, Announcements
 from dig_gossip.gossip.cache import MessageCache, Miss
 from dig_gossip.gossip.fetching import Fetching
+from dig_gossip.gossip.first_copies import FirstCopies
 from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.missing import MISSING_TIMER
 from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
@@ -113,7 +114,7 @@ PURGE_INTERVAL_SECS: Final = 10.0
 _PENDING, _HELD, _REMOTE, _LOCAL = Stage.PENDING, Stage.HELD, Stage.REMOTE, Stage.LOCAL
 
 
-class Plumtree:
+class Plumtree(FirstCopies):
     """The gossip engine of one node.
 
     Feed it every event of flood-class gossip and perform the effects in order. It never raises on
@@ -247,6 +248,10 @@ class Plumtree:
         now = self._now()
         digest = message_hash(message)
         sighting = self._seen.get(digest)
+        if sighting is None and exclude is None:
+            result = self._sent_first(digest, message, now)
+            if result is not None:
+                return result
         to_chia = may_reach_chia(message.type)
         if sighting is None:
             sighting = Sighting(_LOCAL, now, None)
@@ -496,6 +501,9 @@ class Plumtree:
         """The application repeats itself: unchanged state, for those who missed it.  PLT-102-X"""
         joined = tuple([link.peer for link in self._tree if link.number > sighting.links])
         others = tuple([link.peer for link in self._tree if link.number <= sighting.links])
+        if sighting.aware is None:  # perhaps not ours alone
+            sighting = Sighting(_LOCAL, now, None)
+            self._seen.replace(digest, sighting)
         sighting.links = self._tree.joined
         to_chia = may_reach_chia(message.type)
         peers = joined + self._outsiders.owed(digest, flood=True, chia=to_chia)

@@ -27,9 +27,12 @@ class Stage(enum.Enum):
 
 
 class Sighting:
-    """What is remembered of one message.
+    """What is remembered of one message, or of many that came the same way.
 
-    :ivar first_seen: monotonic seconds.
+    One that is shared, see :mod:`~dig_gossip.gossip.first_copies`, never changes: its stage is
+    REMOTE or LOCAL, and nobody is aware.
+
+    :ivar first_seen: monotonic seconds; of the first one.
     :ivar source: the tree peer that sent the first copy; None if it came otherwise.
     :ivar aware: tree peers known to have the message or to have been told of it, kept while its
         verdict or announcements of it may be due; otherwise None.
@@ -66,6 +69,11 @@ class SeenSet:
 
     def __len__(self) -> int:
         return len(self._sightings)
+
+    def replace(self, digest: bytes, sighting: Sighting) -> None:
+        """Remember something else of a message that is here."""
+        if digest in self._sightings:
+            self._sightings[digest] = sighting
 
     def add(self, digest: bytes, sighting: Sighting) -> None:
         """Remember a message that is not here yet."""
