@@ -85,6 +85,8 @@ class PeerTable(Generic[S]):
         self._slots: dict[PeerId, S] = {}
         self._at: dict[PeerAddress, dict[PeerId, S]] = {}
         self._outbound = 0
+        #: ``get(peer_id)`` returns the session with a peer, or None.
+        self.get = self._slots.get
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -102,10 +104,6 @@ class PeerTable(Generic[S]):
     def outbound_count(self) -> int:
         """Sessions that this node opened."""
         return self._outbound
-
-    def get(self, peer_id: PeerId) -> S | None:
-        """The session with a peer."""
-        return self._slots.get(peer_id)
 
     def at_address(self, address: PeerAddress) -> S | None:
         """A session at exactly this address, a live one if there is any.

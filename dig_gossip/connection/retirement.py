@@ -43,7 +43,7 @@ class Retirement:
         self._send = heir.send
         # The application answers a peer, not a session; the hot path has no if for it.
         heir.send = self._answer_where_asked  # type: ignore[method-assign]
-        heir.post = _declines  # type: ignore[method-assign]
+        heir.post = _declines
         heir.predecessor = self
         self._timer = clock.call_later(LEAST_SECS, self._check, LEAST_SECS)
 
@@ -52,7 +52,8 @@ class Retirement:
         self._timer.cancel()
         self._heir.predecessor = None
         if self._heir.send == self._answer_where_asked:  # unless it has moved on itself
-            del self._heir.send, self._heir.post
+            del self._heir.send
+            self._heir.allow_posts()
 
     def _check(self, elapsed: float) -> None:
         old = self.old

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -66,6 +66,11 @@ _ACCEPT = Verdict.ACCEPT
 _CHUNK = int(DigMessageType.MESSAGE_CHUNK)
 
 
+def _never_post(_message: Message) -> bool:
+    """For a peer that may not take everything."""
+    return False
+
+
 class Session:
     """One registered peer.
 
@@ -113,6 +118,8 @@ class Session:
         self._may_have_tag = MAY_HAVE_TAG if self.shares(Capability.DIG_TREES) else NO_TAGS
         self.transport = transport
         self.tolerates_dig = remote.tolerates_dig
+        #: Sends a small message now, if nothing is in its way, and says whether; else `send` can.
+        self.post: Callable[[Message], bool]
         is_plain = not remote.tolerates_dig and not remote.is_rust
         self._etiquette = Etiquette(remote) if is_plain else None
         self.opened_at = clock.monotonic()
@@ -148,8 +155,8 @@ class Session:
             )
         cuts = remote.has(Capability.DIG_CHUNK)
         self._writer.configure(Lanes(levels, budget, cuts=cuts, now=clock.monotonic), budget)
-        # The hot path calls this for every read.
-        self.read_done = owner.read_done
+        self.allow_posts()
+        self.read_done = owner.read_done  # the hot path calls this for every read
         self._judged = 0  # opcode of the last message that was large enough to be asked about
         self._pulse: Timer | None = None
         self._successor: Session | None = None
@@ -235,14 +242,9 @@ class Session:
             self.unsent[f"{offer.value}.{opcode_name(message.type)}"] += 1
         return offer
 
-    def post(self, message: Message) -> bool:
-        """Send a small message now, if nothing is in its way: the short form of :meth:`send`.
-
-        :returns: whether it was sent; if not, :meth:`send` says what becomes of it.
-        """
-        if not self.tolerates_dig:
-            return False  # it may not take everything
-        return self._writer.post(message)
+    def allow_posts(self) -> None:
+        """Let :attr:`post` send; a peer that may not take everything gets nothing from it."""
+        self.post = self._writer.post if self.tolerates_dig else _never_post
 
     def request(
         self, opcode: int, data: bytes, replies: frozenset[int], timeout: float
@@ -271,13 +273,12 @@ class Session:
             # Waiting in our own queue is not the peer's fault (PRI-103-X).
             waiter.timer = self._clock.call_later(timeout, self._timed_out, request_id)
 
-        deferred: Deferred[Message] = Deferred(cancelled)
-        waiter = Waiter(deferred)
+        waiter = Waiter(Deferred(cancelled))
         request_id = self._requests.open(waiter, replies)
         offer = self.send(OutboundFrame(Message(opcode, request_id, data), written))
         if not offer and self._requests.forget(request_id) is not None:
-            deferred.errback(self.refusal(offer))
-        return deferred
+            waiter.deferred.errback(self.refusal(offer))
+        return waiter.deferred
 
     def refusal(self, offer: Offer) -> GossipError:
         """The error that says why a message was not taken."""
@@ -346,7 +347,7 @@ class Session:
         successor._requests = self._requests  # at both ends, so that their ids remain apart
         # The hot path has no if for it.
         self.send = successor.send  # type: ignore[method-assign]
-        self.post = successor.post  # type: ignore[method-assign]
+        self.post = successor.post
         for frame in self._writer.lanes.surrender():
             successor.send(frame, is_reply=True)  # it was taken once: it is not dropped now
         if self._pulse is not None:
@@ -365,7 +366,7 @@ class Session:
     # -- receiving: the websocket's Receiver
 
     def secured(self, peer_id: PeerId) -> None:
-        """Renegotiation is off, so this cannot happen."""
+        """Never: renegotiation is off."""
 
     def opened(self) -> None:
         """The WebSocket was open before the session began."""
@@ -442,6 +443,8 @@ class Session:
                 self.predecessor.asked.add(message.id)
         if not self.tolerates_dig and is_dig(opcode):
             self.tolerates_dig = True
+            if self._successor is None and self.predecessor is None:
+                self.allow_posts()
             self._etiquette = None
             self._owner.dig_tolerated(self)
         if opcode == ChiaMessageType.HANDSHAKE:
@@ -515,8 +518,6 @@ class Session:
 
     def broken(self, error: GossipError) -> None:
         """The certificate was read before the session began."""
-
-    # -- inside
 
     def contender(self, score: float) -> Candidate[Session]:
         """What speaks for keeping this session when somebody has to leave."""

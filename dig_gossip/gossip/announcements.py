@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from random import Random
 from typing import Final, NamedTuple, TypeAlias
 
@@ -112,7 +112,7 @@ class Announcements:
         return bool(self._places)
 
     @property
-    def peers(self) -> Iterable[PeerId]:
+    def peers(self) -> Collection[PeerId]:
         """The lazy peers."""
         return self._places.keys()
 

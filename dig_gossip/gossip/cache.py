@@ -75,13 +75,13 @@ class MessageCache:
         else:
             self.size += size
         cached[digest] = (message, now + self._ttl, size)
-        if len(cached) > self._max_messages or self.size > self._max_bytes:
-            self._make_room()
+        # A full cache loses one for each that comes; rarely, more for the sake of bytes.
+        while len(cached) > self._max_messages or self.size > self._max_bytes:
+            oldest, (_, _, freed) = cached.popitem(False)
+            self.size -= freed
+            if self._served:
+                self._served.pop(oldest, None)
         return True
-
-    def _make_room(self) -> None:
-        while len(self._cached) > self._max_messages or self.size > self._max_bytes:
-            self._dropped(*self._cached.popitem(last=False))
 
     def serve(self, digest: bytes, peer: PeerId, now: float) -> Message | Miss:
         """Find the message that a peer pulls, within the limits per peer and message.
@@ -105,9 +105,5 @@ class MessageCache:
     def purge(self, now: float) -> None:
         """Drop what has expired."""
         for digest in [key for key, cached in self._cached.items() if cached[1] <= now]:
-            self._dropped(digest, self._cached.pop(digest))
-
-    def _dropped(self, digest: bytes, cached: _Cached) -> None:
-        self.size -= cached[2]
-        if self._served:
+            self.size -= self._cached.pop(digest)[2]
             self._served.pop(digest, None)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable
 from typing import Final
 
+from dig_gossip.gossip.seen import Sighting
 from dig_gossip.types.peer import PeerId
 
 PULL_WINDOW_SECS: Final = 5.0  # an answer to a pull is recognized for this long
@@ -41,6 +42,8 @@ class Link:
     :ivar rtt: mean round trip, seconds; None if unknown.
     :ivar number: links of this node are numbered in the order in which they came.
     :ivar pending: its messages that await their verdict.
+    :ivar brought: what is remembered of each message that it brought first and that nobody has to
+        be told of: one object for all of them.
     :ivar role_changed: monotonic seconds; minus infinity before the first change.
     """
 
@@ -48,6 +51,7 @@ class Link:
         "_distrusted_until",
         "_failures",
         "_leads",
+        "brought",
         "is_eager",
         "number",
         "peer",
@@ -66,6 +70,7 @@ class Link:
         self.rtt: float | None = None
         self.number = number
         self.pending = 0
+        self.brought: Sighting | None = None
         self.role_changed = -math.inf
         self.pruned_at = -math.inf
         self._distrusted_until = -math.inf

@@ -16,19 +16,11 @@ A second copy means that one link too many is eager: PRUNE. A message that had t
 that one too few is: GRAFT. So the eager links of all nodes become one spanning tree, the copies
 per node approach one, and every other link stands by.
 
-Stages of a message at one node (:class:`~dig_gossip.gossip.seen.Stage`)::
-
-                 tree or flood session
-    (unseen) --------------------------------> REMOTE     delivered, pushed, announced
-        |  '---------> PENDING ---ACCEPT-------> REMOTE
-        |                 '--IGNORE, REJECT----> REFUSED   neither delivered nor forwarded
-        |---Chia session---> HELD               delivered; unknown to the tree
-        |                      '--tree, flood--> REMOTE    pushed, announced, not delivered again
-        '---broadcast---> LOCAL                 from HELD, PENDING and REFUSED, too
-
-The application gets a message when it leaves *unseen* (or when its verdict comes) and never
-again; the tree gets it when it enters REMOTE or LOCAL and never again. Whatever the interleaving
-of sessions of all kinds, that is once each.
+The stages of a message at one node: :class:`~dig_gossip.gossip.seen.Stage`. The application gets a
+message when it leaves *unseen* (or when its verdict comes) and never again; the tree gets it when it
+enters REMOTE or LOCAL and never again. Whatever the interleaving of sessions of all kinds, that is
+once each. In which tree it runs, and to which sessions: :mod:`~dig_gossip.gossip.tagged`,
+:mod:`~dig_gossip.gossip.shared_tree`.
 
 Invariants, checked after every step by the tests: eager and lazy peers are disjoint and together
 are the tree sessions; a link is eager at one end exactly if it is at the other, once the frames
@@ -69,6 +61,7 @@ import attrs
 from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey
 from dig_gossip.errors import ClientError
 from dig_gossip.gossip.cache import MessageCache, Miss
+from dig_gossip.gossip.first_copies import FirstCopies
 from dig_gossip.gossip.link import Link
 from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
@@ -100,7 +93,7 @@ _LAST_OF_SHARED = int(PlumtreeRequestByHash.OPCODE)
 _PENDING, _HELD, _REMOTE, _LOCAL = Stage.PENDING, Stage.HELD, Stage.REMOTE, Stage.LOCAL
 
 
-class Plumtree:
+class Plumtree(FirstCopies):
     """The gossip engine of one node.
 
     Feed it every event of flood-class gossip and perform the effects in order. It never raises on
@@ -259,6 +252,10 @@ class Plumtree:
         now = self._now()
         digest = message_hash(message)
         sighting = self._seen.get(digest)
+        if sighting is None and exclude is None:
+            result = self._sent_first(digest, message, now)
+            if result is not None:
+                return result
         to_chia = may_reach_chia(message.type)
         if sighting is None:
             sighting = Sighting(_LOCAL, now, None)
@@ -413,7 +410,7 @@ class Plumtree:
             seen=len(self._seen),
             cached=len(self._cache),
             cached_bytes=self._cache.size,
-            missing=self._shared.missing + self._tagged.missing,
+            missing=len(self._shared.missing) + len(self._tagged.missing),
             pending=len(self._pending),
             unannounced=self._shared.unannounced + self._tagged.unannounced,
             lazy_timeout=self._shared.lazy_timeout,
@@ -503,7 +500,7 @@ class Plumtree:
         is_kept = self._keep(digest, message, now, effects)
         tree = self._tagged.get(sighting.tag)
         if tree is None:
-            self._tagged.passed()
+            self._tagged.passed(1)
             return self._shared.forward(
                 digest, message, sighting, aware, now, effects, is_kept=is_kept, besides=outside
             )
@@ -525,6 +522,9 @@ class Plumtree:
         """The application repeats itself: unchanged state, for those who missed it.  PLT-102-X"""
         joined = tuple([link.peer for link in self._links if link.number > sighting.links])
         others = tuple([link.peer for link in self._links if link.number <= sighting.links])
+        if sighting.aware is None:  # perhaps not ours alone
+            sighting = Sighting(_LOCAL, now, None)
+            self._seen.replace(digest, sighting)
         sighting.links = self._links.joined
         to_chia = may_reach_chia(message.type)
         peers = joined + self._outsiders.owed(digest, flood=True, chia=to_chia)

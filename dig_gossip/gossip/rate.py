@@ -23,14 +23,14 @@ class MessageRate:
         self._current = 0
         self._previous = 0
 
-    def count(self, now: float) -> None:
-        """Count one message.
+    def count(self, now: float, messages: int = 1) -> None:
+        """Count messages.
 
         :param now: monotonic seconds.
         """
         if now - self._began >= PERIOD_SECS:
             self._turn(now)
-        self._current += 1
+        self._current += messages
 
     def recent(self, now: float) -> float:
         """Messages in the last second."""

@@ -40,8 +40,13 @@ class PruneSampler:
 
     def message_seen(self, now: float) -> None:
         """Count a message that is new to the tree."""
-        self._rate.count(now)
-        self._last_but_one, self._last = self._last, now
+        self.messages_seen(1, now)
+
+    def messages_seen(self, count: int, now: float) -> None:
+        """The same for messages that came together, one or more."""
+        self._rate.count(now, count)
+        self._last_but_one = self._last if count == 1 else now
+        self._last = now
 
     def may_prune(self, digest: bytes, now: float) -> bool:
         """Whether a duplicate of this message is reason enough to cut.

@@ -1,6 +1,16 @@
 """Which messages have been here, and how far each has come.
 
 Engines row of the stage table; pure. Source: behaviour PLT-008, design D6.
+
+Stages of a message at one node::
+
+                 tree or flood session
+    (unseen) --------------------------------> REMOTE     delivered, pushed, announced
+        |  '---------> PENDING ---ACCEPT-------> REMOTE
+        |                 '--IGNORE, REJECT----> REFUSED   neither delivered nor forwarded
+        |---Chia session---> HELD               delivered; unknown to the tree
+        |                      '--tree, flood--> REMOTE    pushed, announced, not delivered again
+        '---broadcast---> LOCAL                 from HELD, PENDING and REFUSED, too
 """
 
 from __future__ import annotations
@@ -28,9 +38,12 @@ class Stage(enum.Enum):
 
 
 class Sighting:
-    """What is remembered of one message.
+    """What is remembered of one message, or of many that came the same way.
 
-    :ivar first_seen: monotonic seconds.
+    One that is shared, see :mod:`~dig_gossip.gossip.first_copies`, never changes: its stage is
+    REMOTE or LOCAL, and nobody is aware.
+
+    :ivar first_seen: monotonic seconds; of the first one.
     :ivar source: the tree peer that sent the first copy; None if it came otherwise.
     :ivar aware: tree peers known to have the message or to have been told of it, kept while its
         verdict or announcements of it may be due; otherwise None.
@@ -74,6 +87,11 @@ class SeenSet:
 
     def __len__(self) -> int:
         return len(self._sightings)
+
+    def replace(self, digest: bytes, sighting: Sighting) -> None:
+        """Remember something else of a message that is here."""
+        if digest in self._sightings:
+            self._sightings[digest] = sighting
 
     def add(self, digest: bytes, sighting: Sighting) -> None:
         """Remember a message that is not here yet."""

@@ -67,25 +67,22 @@ class SharedTree:
         self._seen = seen
         self._counters = counters
         self._serve = serve
-        self._announcements = Announcements(config, rng=rng, counters=counters)
-        self.links = Tree(fanout, config.optimize_interval_secs, self._announcements, counters)
+        self.announcements = Announcements(config, rng=rng, counters=counters)
+        self.links = Tree(fanout, config.optimize_interval_secs, self.announcements, counters)
         self._fetching = Fetching(config, self.links, counters)
-        self._sampler = PruneSampler()
+        self.sampler = PruneSampler()
+        #: what was announced and is not here, by hash; to look at: every message costs a look
+        self.missing = self._fetching.missing
 
     @property
     def lazy(self) -> frozenset[PeerId]:
         """The peers that get announcements."""
-        return frozenset(self._announcements.peers)
+        return frozenset(self.announcements.peers)
 
     @property
     def unannounced(self) -> int:
         """Messages of which somebody may still have to be told."""
-        return len(self._announcements)
-
-    @property
-    def missing(self) -> int:
-        """Messages announced and not here."""
-        return len(self._fetching)
+        return len(self.announcements)
 
     @property
     def lazy_timeout(self) -> float:
@@ -114,7 +111,7 @@ class SharedTree:
         effects: list[Effect] = []
         if not was_eager and pull is not Pull.REQUEST:
             effects += self.links.promote(link, now)
-        missing = self._fetching.found(digest) if self._fetching.missing else None
+        missing = self._fetching.found(digest) if self.missing else None
         if missing is not None:
             aware.update(missing.announced_at)
             effects += self._fetching.arrived(
@@ -127,7 +124,7 @@ class SharedTree:
 
         :param aware: gets those who announced it.
         """
-        missing = self._fetching.found(digest) if self._fetching.missing else None
+        missing = self._fetching.found(digest) if self.missing else None
         if missing is not None and aware is not None:
             aware.update(missing.announced_at)
 
@@ -149,22 +146,22 @@ class SharedTree:
         :param besides: others that get it in full.
         :returns: how many peers are to be told of it.
         """
-        self._sampler.message_seen(now)
+        self.sampler.message_seen(now)
         peers = (self.links.eager_unaware(aware) if aware else self.links.eager()) + besides
         if peers:
             self._counters.pushed += len(peers)
             effects.append(Send(peers, message))
-        if not is_kept or not self._announcements.is_needed:
+        if not is_kept or not self.announcements.is_needed:
             return 0
-        told = sum(peer not in aware for peer in self._announcements.peers)
-        effects += self._announcements.add(digest, message.type, sighting, aware, now)
+        told = sum(peer not in aware for peer in self.announcements.peers)
+        effects += self.announcements.add(digest, message.type, sighting, aware, now)
         return told
 
     def duplicate(self, link: Link, digest: bytes, now: float) -> list[Effect]:
         """Take in a second copy: one eager link too many.  PLT-004.1"""
         if link.is_eager:
             self._fetching.late_copy(digest, now)
-            if len(self.links) == 1 or not self._sampler.may_prune(digest, now):
+            if len(self.links) == 1 or not self.sampler.may_prune(digest, now):
                 return []
         return self.links.prune(link, now) if link.may_prune(now) else []
 
@@ -194,7 +191,7 @@ class SharedTree:
     def timer_fired(self, key: TimerKey, now: float) -> list[Effect]:
         """Do what is due."""
         if key == ANNOUNCE_TIMER:
-            return self._announcements.timer_fired(now)
+            return self.announcements.timer_fired(now)
         return self._fetching.timer_fired(now)
 
     def _announced(self, link: Link, body: PlumtreeLazyAnnounce, now: float) -> list[Effect]:

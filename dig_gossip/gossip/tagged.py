@@ -150,6 +150,8 @@ class TaggedTrees:
         self._rng = rng
         self._announcements = TaggedAnnouncements(config, counters)
         self._fetching = _TaggedFetching(config, links, counters, TREE_MISSING_TIMER)
+        #: what was announced and is not here, by short hash; every message costs a look
+        self.missing = self._fetching.missing
         #: peers of capability 207
         self.peers: dict[PeerId, _Allowance] = {}
         self._trees: dict[int, TaggedTree] = {}
@@ -171,9 +173,9 @@ class TaggedTrees:
         return len(self._announcements)
 
     @property
-    def missing(self) -> int:
-        """Messages announced and not here."""
-        return len(self._fetching)
+    def are_used(self) -> bool:
+        """Whether messages of our own may get a tag."""
+        return len(self.peers) >= MIN_LINKS
 
     def get(self, tag: int | None) -> TaggedTree | None:
         """Look a tree up."""
@@ -293,7 +295,7 @@ class TaggedTrees:
             counts as its reach, so that the opening has to wait.)
         :returns: its tag; None for the shared tree.
         """
-        if not MAY_HAVE_TAG[message.type] or len(self.peers) < MIN_LINKS:
+        if not MAY_HAVE_TAG[message.type] or not self.are_used:
             return None
         often = now - self._sent_at <= OFTEN_SECS
         self._sent_at = now
@@ -341,7 +343,7 @@ class TaggedTrees:
             tree = self._learn(link.peer, tag, None, now)
         elif not was_eager:
             tree.add(link.peer)
-        missing = self._fetching.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
+        missing = self.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if not missing:
             self._fetching.on_time(now)
             return [], False
@@ -361,7 +363,7 @@ class TaggedTrees:
 
         :param aware: gets those who announced it.
         """
-        missing = self._fetching.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
+        missing = self.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if missing and aware is not None:
             aware.update(missing.announced_at)
 
@@ -399,9 +401,9 @@ class TaggedTrees:
             effects += self._open(now)
         return announced
 
-    def passed(self) -> None:
-        """A message has come in the shared tree; it earns a tree as others do."""
-        self._credit = min(MAX_CREDIT, self._credit + 1 / MESSAGES_A_TREE)
+    def passed(self, count: int) -> None:
+        """Messages have come in the shared tree; they earn a tree as others do."""
+        self._credit = min(MAX_CREDIT, self._credit + count / MESSAGES_A_TREE)
 
     def duplicate(self, link: Link, tag: int, digest: bytes, now: float) -> list[Effect]:
         """Take in a second copy: one eager link too many in this tree."""
@@ -522,7 +524,7 @@ class TaggedTrees:
         return [*tree.graft(link), *self._tell_of(tree, distance, besides=link.peer)]
 
     def _open(self, now: float) -> list[Effect]:
-        if self._credit < 1 or len(self.peers) < MIN_LINKS or not self._has_room(now):
+        if self._credit < 1 or not self.are_used or not self._has_room(now):
             return []
         tag = self._rng.randrange(1, MAX_TAG + 1)
         if tag in self._trees:

@@ -106,6 +106,10 @@ class Tree:
         if len(aware) != 1:
             return tuple([peer for peer in self.eager() if peer not in aware])
         (sender,) = aware
+        return self.eager_without(sender)
+
+    def eager_without(self, sender: PeerId) -> tuple[PeerId, ...]:
+        """The eager peers except one, best score first."""
         peers = self._order_without.get(sender)
         if peers is None:
             peers = tuple([peer for peer in self.eager() if peer != sender])

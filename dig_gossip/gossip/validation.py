@@ -9,6 +9,7 @@ Engines row of the stage table; pure. Source: behaviour PLT-104-X, BP-104-X.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dig_gossip.effects import Effect, HoldReading, ReleaseReading, Validate
@@ -46,6 +47,8 @@ class PendingMessages:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._pending: dict[bytes, Pending] = {}
+        #: to look at: every message costs a look
+        self.by_hash: Mapping[bytes, Pending] = self._pending
         self._held: dict[PeerId, Link | Outsider] = {}
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ from dig_gossip.errors import (
 )
 from dig_gossip.gossip.compact_provider import ICompactBlockProvider
 from dig_gossip.service.judging import Validator
-from dig_gossip.service.router import check_size
+from dig_gossip.service.spreading import check_size
 from dig_gossip.service.subscriptions import Subscription
 from dig_gossip.types.peer import AddressLike, NodeType, PeerAddress, PeerConnection, PeerId
 from dig_gossip.types.reputation import PenaltyReason
@@ -84,19 +84,7 @@ def _quick_method(
         except Exception:
             return fail()
 
-    marshalled = _on_reactor(start, function)
-
-    def wrapper(self: GossipHandle, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        # Called for every message that is sent, so what `start` does stands here once more.
-        if get_ident() != threadable.ioThread:
-            return marshalled(self, *args, **kwargs)
-        try:
-            return Fired(function(self, *args, **kwargs))
-        except Exception:
-            return fail()
-
-    functools.update_wrapper(wrapper, function)
-    return wrapper
+    return _on_reactor(start, function)
 
 
 def _on_reactor(
@@ -314,8 +302,7 @@ class GossipHandle:
 
     # -- outbound messages
 
-    @_quick_method
-    def broadcast(self, msg: Message, exclude_peer: PeerId | None = None) -> int:
+    def broadcast(self, msg: Message, exclude_peer: PeerId | None = None) -> Deferred[int]:
         """Spread a message through the network.
 
         :param exclude_peer: whoever gave it to us.
@@ -326,6 +313,16 @@ class GossipHandle:
         :raises Backpressured: larger than the rate limits of its opcode ever admit.
         Source: behaviour API-002.4, PLT-102-X.
         """
+        # What _quick_method would do; called for every message that is sent.
+        if get_ident() != threadable.ioThread:
+            return self._broadcast(msg, exclude_peer)
+        try:
+            return Fired(self._service.node.router.broadcast(msg, exclude_peer))
+        except Exception:
+            return fail()
+
+    @_quick_method
+    def _broadcast(self, msg: Message, exclude_peer: PeerId | None) -> int:
         return self._node.router.broadcast(msg, exclude_peer)
 
     @_quick_method
@@ -336,8 +333,7 @@ class GossipHandle:
         """
         return self._node.router.broadcast(registry.encode(body), exclude_peer)
 
-    @_quick_method
-    def send_to(self, peer_id: PeerId, body: Body) -> None:
+    def send_to(self, peer_id: PeerId, body: Body) -> Deferred[None]:
         """Send a body, or a whole :class:`Message`, to one peer. Success means: queued.
 
         :raises ClientError: it cannot be encoded.
@@ -345,12 +341,20 @@ class GossipHandle:
         :raises WrongDispatch: the peer does not know DIG opcodes.
         :raises Backpressured: the peer is too slow for bulk, or takes nothing this large.
         """
+        if get_ident() == threadable.ioThread and body.__class__ is Message:
+            # Nearly every message: nothing is in its way. A banned peer has no session.
+            try:
+                session = self._service.node.peers.table.get(peer_id)
+                if session is not None and session.post(body):
+                    return Fired(None)
+            except Exception:
+                return fail()
+        return self._send_to(peer_id, body)
+
+    @_quick_method
+    def _send_to(self, peer_id: PeerId, body: Body) -> None:
         peers = self._node.peers
         message = body if isinstance(body, Message) else registry.encode(body)
-        session = peers.table.get(peer_id)
-        # Nearly every message: nothing is in its way. A banned peer has no session.
-        if session is not None and session.post(message):
-            return
         is_reply = message.id is not None and (
             routing_class(message.type, True) is RoutingClass.RESPONSE
         )

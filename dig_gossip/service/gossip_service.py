@@ -75,6 +75,10 @@ class Lifecycle(enum.Enum):
     STOPPED = "stopped"
 
 
+#: For what every message asks: a member of an enumeration is a slow attribute.
+_RUNNING = Lifecycle.RUNNING
+
+
 class GossipService(MultiService):
     """One node.
 
@@ -152,7 +156,7 @@ class GossipService(MultiService):
 
         :raises ServiceNotStarted: outside of running.
         """
-        if self._life is not Lifecycle.RUNNING or self._node is None:
+        if self._life is not _RUNNING or self._node is None:
             raise ServiceNotStarted
         return self._node
 

@@ -92,3 +92,15 @@ class Validators:
         """Give up every open question."""
         for answer in list(self._open):
             answer.cancel()
+
+
+def blames(judgement: Judgement) -> bool:
+    """Whether the sender is to be charged."""
+    return isinstance(judgement, PenaltyReason) or judgement is Verdict.REJECT
+
+
+def reason_of(judgement: Judgement) -> PenaltyReason:
+    """What a judgement that blames the sender charges it with."""
+    if isinstance(judgement, PenaltyReason):
+        return judgement
+    return PenaltyReason.PROTOCOL_VIOLATION

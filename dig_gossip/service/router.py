@@ -26,8 +26,6 @@ from dig_gossip.connection.lanes import Offer
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.connection.session import Session
-from dig_gossip.connection.websocket import LARGEST_MESSAGE_BYTES
-from dig_gossip.constants import WS_MAX_MESSAGE_BYTES
 from dig_gossip.effects import (
     Arrived,
     ClearTimer,
@@ -47,22 +45,18 @@ from dig_gossip.effects import (
 )
 from dig_gossip.errors import (
     Backpressured,
-    ClientError,
-    ClientErrorKind,
     WrongDispatch,
 )
 from dig_gossip.gossip.compact import CompactBlocks
 from dig_gossip.gossip.compact_provider import ICompactBlockProvider
-from dig_gossip.gossip.erlay import Erlay
-from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.engines import Engines, Event
-from dig_gossip.service.judging import Judgement, Validator, Validators
+from dig_gossip.service.judging import Judgement, Validator, Validators, blames, reason_of
+from dig_gossip.service.spreading import GOSSIPED, largest_broadcasts, refuse_broadcast
 from dig_gossip.service.subscriptions import Subscriptions
 from dig_gossip.service.watchers import DiscoveryEvents, SessionWatcher
 from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
-from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.deferreds import handled
 from dig_gossip.wire.frames import OutboundFrame
@@ -85,11 +79,7 @@ RELAY_PEER: Final = PeerId(bytes(32))
 
 #: Takes in one message of one session.
 _Handler: TypeAlias = Callable[[Session, Message], None]
-_GOSSIPED_PLAIN: Final = tuple(
-    routing_class(opcode, False) in (RoutingClass.FLOOD, RoutingClass.TX) for opcode in range(256)
-)
-
-_GOSSIPED = frozenset({RoutingClass.FLOOD, RoutingClass.TX})
+_NEW_TRANSACTION: Final = int(ChiaMessageType.NEW_TRANSACTION)
 
 
 class Router:
@@ -120,6 +110,8 @@ class Router:
         self._clock = clock
         limited = config.peer_options.enforce_rate_limits
         self._rows = send_rows(both_v2=True, is_rust=False) if limited else None
+        #: by opcode, how much data a message that is broadcast may have; -1 where none may be
+        self._spreads = largest_broadcasts(limited=limited)
         self._subscriptions = subscriptions
         self._timers: dict[TimerKey, Timer] = {}
         self._validators = Validators(clock, self.counters)
@@ -154,11 +146,18 @@ class Router:
         if self.dandelion is not None or self.compact is not None or self.erlay is not None:
             plain[ChiaMessageType.NEW_TRANSACTION] = self._transaction_received
         self._plain, self._with_id = tuple(plain), tuple(with_id)
+        gossip = self._gossip_received
+        self._simple = tuple(
+            plain[opcode] == gossip
+            and opcode not in self._validators
+            and opcode not in self._blocks
+            for opcode in range(256)
+        )
 
     def _handler(self, opcode: int, *, has_id: bool) -> _Handler | None:
         """What Plumtree and the application have to do with an opcode."""
         routing = routing_class(opcode, has_id)
-        if routing in _GOSSIPED and not has_id:
+        if routing in GOSSIPED and not has_id:
             return self._gossip_received
         if has_id and MAY_HAVE_TAG[opcode]:
             return self._tagged_received
@@ -182,20 +181,16 @@ class Router:
         :raises ClientError: the message is too large.
         :raises Backpressured: it is larger than its opcode may be.
         """
-        if not _GOSSIPED_PLAIN[message.type]:
-            raise WrongDispatch(f"{opcode_name(message.type)} is not a message that spreads")
-        if message.id is not None:
-            raise WrongDispatch("a message with a correlation id is for one peer")
-        check_size(message)
-        if self._rows is not None and len(message.data) > self._rows[message.type].max_size:
-            raise Backpressured(f"no peer takes a {opcode_name(message.type)} this large")
-        engine: Plumtree | Erlay = self.plumtree
-        if message.type == ChiaMessageType.NEW_TRANSACTION:
+        opcode = message.type
+        if message.id is not None or len(message.data) > self._spreads[opcode]:
+            refuse_broadcast(message)
+        if opcode == _NEW_TRANSACTION:
             self._heard(message)
             self.engines.transaction_passes(None, message)
-            engine = self.engines.of_transactions
-        effects, announced = engine.broadcast(message, exclude)
-        return self._perform(effects) + announced
+            result = self.engines.of_transactions.broadcast(message, exclude)
+        else:
+            result = self.plumtree.broadcast(message, exclude)
+        return self._perform(result.effects) + result.announced
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what an engine outside of the router wants done."""
@@ -233,10 +228,11 @@ class Router:
 
     def set_validator(self, opcode: int, validator: Validator | None) -> None:
         """Ask ``validator`` about every gossiped message of this opcode; None asks nobody."""
-        spreads = routing_class(opcode, False) in _GOSSIPED
+        spreads = routing_class(opcode, False) in GOSSIPED
         if not spreads and opcode != DigMessageType.STEM_TRANSACTION:
             raise WrongDispatch(f"{opcode_name(opcode)} is not a message that spreads")
         self._validators.set(opcode, validator)
+        self._wire()
 
     def counted(self) -> dict[str, int]:
         """What all engines and the router have counted, by name."""
@@ -283,7 +279,7 @@ class Router:
         not answered, and nobody is charged for it.  RLY-102-X
         """
         routing = routing_class(message.type, message.id is not None)
-        if message.id is not None or routing not in _GOSSIPED:
+        if message.id is not None or routing not in GOSSIPED:
             return
         asks = message.type in self._validators
         self._all_guarded(self.engines.visited(RELAY_PEER, message, asks))
@@ -314,15 +310,42 @@ class Router:
         """Route messages that answer none of our requests; no more once the session has ended."""
         plain, with_id = self._plain, self._with_id
         self._batch, self._batch_peer = [], session.peer_id
-        for message in messages:
-            handler = plain[message.type] if message.id is None else with_id[message.type]
+        at, end = 0, len(messages)
+        while at < end and not session.has_ended:
+            message = messages[at]
+            opcode, has_id = message.type, message.id is not None
+            if (
+                not has_id
+                and self._simple[opcode]
+                and (taken := self._run_received(session, messages, at))
+            ):
+                at += taken
+                continue
+            at += 1
+            handler = with_id[opcode] if has_id else plain[opcode]
             if handler is None:
                 self._batch.append(message)
-                continue
-            handler(session, message)
-            if session.has_ended:
-                break
+            else:
+                handler(session, message)
         self._publish_batch()
+
+    def _run_received(self, session: Session, messages: list[Message], at: int) -> int:
+        """Let Plumtree take as many messages at once as it can.
+
+        :returns: how many.
+        """
+        peer, batch = session.peer_id, self._batch
+        before, taken = len(batch), 0
+        try:
+            effects = self.plumtree.received_run(peer, messages, at, batch)
+            taken = len(batch) - before
+            if taken:
+                self._peers.delivered(peer, messages[at].type)
+            if effects:
+                self._perform(effects)
+        except Exception:
+            self._engine_failed()
+        return taken
 
     def _publish_batch(self) -> None:
         if self._batch:
@@ -430,7 +453,8 @@ class Router:
         accepted = 0
         for effect in effects:
             if isinstance(effect, Send):
-                accepted += self._send(effect)
+                peers, message, verbatim = effect
+                accepted += (self._send if verbatim else self._spread)(peers, message)
             elif isinstance(effect, Deliver):
                 self._peers.delivered(effect.peer, effect.message.type)
                 if effect.message.type in self._blocks:
@@ -478,22 +502,22 @@ class Router:
             return 0
         return 1 if session.send(OutboundFrame(effect.message), is_reply=True) else 0
 
-    def _send(self, effect: Send) -> int:
-        if (
-            effect.message.type in self._blocks
-            and effect.message.id is None  # a block in a tree of its own goes as it is
-            and not effect.verbatim
-        ):
-            assert self.compact is not None
-            sends = self.compact.outbound(effect.peers, effect.message)
-            return sum(self._send_as_is(send) for send in sends)
-        return self._send_as_is(effect)
+    def _spread(self, peers: tuple[PeerId, ...], message: Message) -> int:
+        """Send a message, or what stands for it where the peer can do with less.
 
-    def _send_as_is(self, effect: Send) -> int:
-        message, session_of = effect.message, self._peers.table.get
+        A block in a tree of its own goes as it is.
+        """
+        if message.type not in self._blocks or message.id is not None:
+            return self._send(peers, message)
+        assert self.compact is not None
+        sends = self.compact.outbound(peers, message)
+        return sum(self._send(send.peers, send.message) for send in sends)
+
+    def _send(self, peers: Iterable[PeerId], message: Message) -> int:
+        session_of = self._peers.table.get
         frame: OutboundFrame | None = None
         accepted = 0
-        for peer in effect.peers:
+        for peer in peers:
             session = session_of(peer)
             if session is not None and session.post(message):
                 accepted += 1  # nearly always: nothing was in its way
@@ -547,10 +571,10 @@ class Router:
         self._validators.ask(effect.peer, effect.message, judged)
 
     def _judged(self, judgement: Judgement, effect: Validate) -> None:
-        if effect.message.type in self._blocks and _blames(judgement):
+        if effect.message.type in self._blocks and blames(judgement):
             compact = self.compact
             assert compact is not None
-            doubted = compact.rejected(effect.message_hash, _reason(judgement))
+            doubted = compact.rejected(effect.message_hash, reason_of(judgement))
             if doubted is not None:
                 self._guarded(lambda: doubted)
                 judgement = Verdict.IGNORE
@@ -561,33 +585,9 @@ class Router:
 
     def _charged(self, peer: PeerId, judgement: Judgement) -> Verdict:
         """Charge a peer if the judgement says so; what is to become of its message."""
-        if not _blames(judgement):
+        if not blames(judgement):
             assert isinstance(judgement, Verdict)
             return judgement
         if peer != RELAY_PEER:
-            self._peers.penalize(peer, _reason(judgement))
+            self._peers.penalize(peer, reason_of(judgement))
         return Verdict.REJECT
-
-
-def _blames(judgement: Judgement) -> bool:
-    return isinstance(judgement, PenaltyReason) or judgement is Verdict.REJECT
-
-
-def _reason(judgement: Judgement) -> PenaltyReason:
-    if isinstance(judgement, PenaltyReason):
-        return judgement
-    return PenaltyReason.PROTOCOL_VIOLATION
-
-
-def check_size(message: Message, *, is_answer: bool = False) -> None:
-    """:raises ClientError: no peer would take a message this large.
-
-    :param is_answer: the peer has asked for it, and takes more (design D7).
-    """
-    limit = LARGEST_MESSAGE_BYTES if is_answer else WS_MAX_MESSAGE_BYTES
-    if len(message) > limit:
-        raise ClientError(
-            ClientErrorKind.MALFORMED,
-            f"{len(message)} bytes are more than the {limit} a message may have",
-            retryable=False,
-        )

@@ -115,7 +115,9 @@ class FrameRun:
     def add(self, message: Message) -> None:
         """Add a message that is, envelope included, shorter than ``LONG_FRAME_BYTES``."""
         data = message.data
-        self._parts += (self._head(message.type, message.id, len(data)), data)
+        parts = self._parts
+        parts.append(self._head(message.type, message.id, len(data)))
+        parts.append(data)
 
     def add_divided(self, opcode: int, begin: bytes, data: memoryview) -> None:
         """Add a message without an id, whose data is here in a short and a long piece.
