@@ -144,9 +144,9 @@ DIG_ROWS: Final[Mapping[int, Row]] = {
     214: _free(6000, 64 * K, 4 * M), 215: _free(600, 64), 216: _free(3000, 64),
     217: _free(3000, 64), 218: _free(4, 512), 219: _free(4, 256),
     221: _free(10, 164), 222: _free(20, 128 * K), 223: _free(20, 64), 224: _free(60, 64),
-    225: _free(60, M), 226: _free(6, 1058), 227: _free(600, 64),
-    228: _free(6000, 2 * K, 4 * M), 229: _free(6000, 64), 230: _free(6000, 64),
-    240: _free(200, 2 * M, 20 * M), 241: _free(24_000, 33 * K, 400 * M),
+    225: _free(60, M), 226: _free(6, 1058),
+    240: _free(200, 2 * M, 20 * M), 241: _free(24_000, 33 * K, 400 * M), 242: _free(600, 64),
+    243: _free(6000, 2 * K, 4 * M), 244: _free(6000, 64), 245: _free(6000, 64),
 }  # fmt: skip
 
 #: Answers that carry blocks: with the SDK's limits, but outside the aggregate, as in Chia's own

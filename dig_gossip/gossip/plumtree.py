@@ -17,8 +17,8 @@ that one too few is: GRAFT. So the eager links of all nodes become one spanning 
 per node approach one, and every other link stands by.
 
 The stages of a message at one node: :class:`~dig_gossip.gossip.seen.Stage`. The application gets a
-message when it leaves *unseen* (or when its verdict comes) and never again; the tree gets it when it
-enters REMOTE or LOCAL and never again. Whatever the interleaving of sessions of all kinds, that is
+message when it leaves *unseen* (or when its verdict comes) and never again; the tree gets it when
+it enters REMOTE or LOCAL and never again. Whatever the interleaving of sessions of all kinds, that is
 once each. In which tree it runs, and to which sessions: :mod:`~dig_gossip.gossip.tagged`,
 :mod:`~dig_gossip.gossip.shared_tree`.
 

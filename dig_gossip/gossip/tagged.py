@@ -423,7 +423,7 @@ class TaggedTrees:
     # --- control frames ---------------------------------------------------------------------
 
     def control_received(self, link: Link, message: Message, now: float) -> list[Effect]:
-        """Take in a frame, opcodes 227 to 230.
+        """Take in a frame, opcodes 242 to 245.
 
         :raises ClientError: it is malformed.
         """

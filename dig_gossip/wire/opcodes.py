@@ -130,7 +130,7 @@ class ChiaMessageType(enum.IntEnum):
 
 
 class DigMessageType(enum.IntEnum):
-    """Message types of the DIG band, by the seed's names; those from 227 up are ours."""
+    """Message types of the DIG band, by the seed's names; those from 240 up are ours."""
 
     NEW_ATTESTATION = 200
     NEW_CHECKPOINT_PROPOSAL = 201
@@ -152,12 +152,12 @@ class DigMessageType(enum.IntEnum):
     PLUMTREE_REQUEST_BY_HASH = 217
     REGISTER_PEER = 218
     REGISTER_ACK = 219
-    TREE_OPEN = 227
-    TREE_ANNOUNCE = 228
-    TREE_PRUNE = 229
-    TREE_GRAFT = 230
     NEW_COMPACT_BLOCK = 240
     MESSAGE_CHUNK = 241
+    TREE_OPEN = 242
+    TREE_ANNOUNCE = 243
+    TREE_PRUNE = 244
+    TREE_GRAFT = 245
 
 
 class RoutingClass(enum.Enum):

@@ -1,4 +1,4 @@
-"""Bodies of the frames that build and use trees with tags, opcodes 227 to 230, capability 207.
+"""Bodies of the frames that build and use trees with tags, opcodes 242 to 245, capability 207.
 
 A tag is a number that whoever opens a tree draws, 1..65535; two trees with one tag are one tree.
 A message that runs in a tree carries the tag in the place of the correlation id, which gossip does
@@ -39,7 +39,7 @@ NO_TAGS: Final = (False,) * 256
 
 @attrs.frozen
 class TreeOpen:
-    """227: "here is a tree; graft yourself if you do not have it yet".
+    """242: "here is a tree; graft yourself if you do not have it yet".
 
     :ivar tag: 1..65535.
     :ivar distance_ms: milliseconds from the root to the sender, as the sender believes, 0..65535.
@@ -67,7 +67,7 @@ class TreeOpen:
 
 @attrs.frozen
 class TreeAnnounce:
-    """228: "I have these": 1..128 short hashes, 8 bytes each, without a count."""
+    """243: "I have these": 1..128 short hashes, 8 bytes each, without a count."""
 
     OPCODE: ClassVar[int] = DigMessageType.TREE_ANNOUNCE
 
@@ -96,7 +96,7 @@ class TreeAnnounce:
 
 @attrs.frozen
 class TreePrune:
-    """229: "send me nothing of this tree in full".
+    """244: "send me nothing of this tree in full".
 
     :ivar tag: 1..65535.
     """
@@ -121,7 +121,7 @@ class TreePrune:
 
 @attrs.frozen
 class TreeGraft:
-    """230: "send me what runs in this tree": a tag of 2 bytes, or a message's short hash of 8.
+    """245: "send me what runs in this tree": a tag of 2 bytes, or a message's short hash of 8.
 
     With a short hash it is the tree in which that message came, and the message is sent at once.
 
