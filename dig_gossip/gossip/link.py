@@ -143,6 +143,11 @@ class Link:
         self._leads[eager] = (balance + 1, since)
         return balance + 1 >= LEAD_BALANCE
 
+    @property
+    def leads_somebody(self) -> bool:
+        """Whether it has come before anybody lately, so that lags count."""
+        return bool(self._leads)
+
     def lags(self, eager: Hashable) -> None:
         """Note that its announcement came after the message had come from an eager peer."""
         if self._leads and (lead := self._leads.get(eager)) is not None:

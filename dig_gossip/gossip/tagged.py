@@ -395,7 +395,7 @@ class TaggedTrees:
         announced = 0
         if is_kept:
             told = aware.union(peers)
-            announced = sum(peer not in told for peer in self.peers)
+            announced = len(self.peers) - sum(peer in self.peers for peer in told)
             effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, told, now)
         if tree is self._root and now - tree.opened_at >= LIFETIME_SECS:
             effects += self._open(now)
@@ -455,7 +455,7 @@ class TaggedTrees:
     def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
         self._counters.ihaves_received += len(body.short_hashes)
         is_news = False
-        find, get = self._seen.find, self._seen.get
+        find, get, leads = self._seen.find, self._seen.get, link.leads_somebody
         for short in body.short_hashes:
             digest = find(short)
             sighting = None if digest is None else get(digest)
@@ -465,7 +465,7 @@ class TaggedTrees:
                 continue
             if sighting.aware is not None:
                 sighting.aware.add(link.peer)
-            if sighting.source is not None:
+            if leads and sighting.source is not None:
                 tree = self.get(sighting.tag)
                 link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
         return self._fetching.arm(now) if is_news else []
