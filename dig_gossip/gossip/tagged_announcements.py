@@ -115,8 +115,11 @@ class TaggedAnnouncements:
         flush = self._long_flush if busy else self._flush
         self._log.append(_Entry(short, aware, sighting, now + flush + self._delay))
         self._untold += 1
-        if self._untold >= TREE_MAX_ANNOUNCE_ENTRIES or len(self._log) >= MAX_LOG:
-            return [*self._tell_first(), *self._arm(now)]
+        if self._untold >= TREE_MAX_ANNOUNCE_ENTRIES:
+            told = self._tell_first()
+            if len(self._log) > MAX_LOG:
+                told += self._tell_second(now)
+            return [*told, *self._arm(now)]
         if self._due != math.inf:
             return []
         self._due = now + flush

@@ -25,7 +25,7 @@ from dig_gossip.connection.rate_table import (
     receive_rows,
     send_rows,
 )
-from dig_gossip.wire import dig
+from dig_gossip.wire import dig, trees
 from dig_gossip.wire.handshake import Capability
 from dig_gossip.wire.message import Message
 from tests.vectors import document
@@ -63,31 +63,37 @@ def least(limits: tuple[int | None, ...]) -> int:
 
 
 DIG = ("dig_rows_seed", "dig_rows_head_only", "dig_rows_ours_proposed")
-CHUNK: Triple = (24_000, 33 * K, 400 * M, False)
+#: The rows of opcodes that are ours alone.
+OURS: dict[int, Triple] = {
+    242: (600, 64, 600 * 64, False),
+    243: (6000, 2 * K, 4 * M, False),
+    244: (6000, 64, 6000 * 64, False),
+    245: (6000, 64, 6000 * 64, False),
+    241: (24_000, 33 * K, 400 * M, False),
+}
 
 
 class GoldenTables(SynchronousTestCase):
     """Every number, against the tables of other implementations."""
 
-    def compare(self, rows: Mapping[int, Row], *names: str, **more: Triple) -> None:
-        golden = table(*names) | {int(name[1:]): row for name, row in more.items()}
+    def compare(self, rows: Mapping[int, Row], golden: dict[int, Triple]) -> None:
         self.assertEqual({opcode: triple(row) for opcode, row in rows.items()}, golden)
 
     def test_chia_v1_is_chias(self) -> None:
         """All 112 rows of Chia's first table, flags of the aggregate included.  CON-005"""
-        self.compare(CHIA_V1, "chia_blockchain_v1")
+        self.compare(CHIA_V1, table("chia_blockchain_v1"))
 
     def test_chia_v2_is_chias(self) -> None:
         """All 112 rows of Chia's second table.  CON-005"""
-        self.compare(CHIA_V2, "chia_blockchain_v2")
+        self.compare(CHIA_V2, table("chia_blockchain_v2"))
 
     def test_sdk_v2_is_the_sdks(self) -> None:
         """All 97 rows of the Rust SDK, and no others.  CON-005"""
-        self.compare(SDK_V2, "chia_sdk_client_v2")
+        self.compare(SDK_V2, table("chia_sdk_client_v2"))
 
     def test_dig_rows_are_the_networks(self) -> None:
-        """The rows from 200 up; 241 is the only one that the vectors lack.  RL-101-X"""
-        self.compare(DIG_ROWS, *DIG, _241=CHUNK)
+        """The rows from 200 up; the vectors lack trees with tags and chunks.  RL-101-X"""
+        self.compare(DIG_ROWS, table(*DIG) | OURS)
 
     def test_default_and_aggregate_are_the_others(self) -> None:
         """The row of unlisted opcodes, and what aggregate rows share.  CON-005"""
@@ -99,7 +105,7 @@ class GoldenTables(SynchronousTestCase):
     def test_rows_in_use_are_what_the_tables_say_for_all_opcodes(self) -> None:
         """For 0..255, who applies which row, worked out from the vectors alone.  CON-005"""
         default: Triple = (100, M, 100 * M, False)
-        sdk, band = table("chia_sdk_client_v2"), table(*DIG) | {241: CHUNK}
+        sdk, band = table("chia_sdk_client_v2"), table(*DIG) | OURS
         answers = {n: (*sdk[n][:3], False) for n in (27, 28, 30, 31)}
         for both_v2, name in ((False, "chia_blockchain_v1"), (True, "chia_blockchain_v2")):
             chia = table(name)
@@ -221,6 +227,10 @@ class ConformingSenders(SynchronousTestCase):
             217: dig.PlumtreeRequestByHash(digest),
             218: dig.RegisterPeer(ip=onion, port=65535, node_type=1),
             219: dig.RegisterAck(True),
+            242: trees.TreeOpen(trees.MAX_TAG, trees.MAX_DISTANCE_MS),
+            243: trees.TreeAnnounce((digest[:8],) * c.TREE_MAX_ANNOUNCE_ENTRIES),
+            244: trees.TreePrune(trees.MAX_TAG),
+            245: trees.TreeGraft(None, digest[:8]),
         }
         fixed = {
             20: 88, 21: 48, 22: 32, 32: 32, 33: 32, 92: 65, 93: 65,

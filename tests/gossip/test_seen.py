@@ -44,6 +44,29 @@ class SeenSetTests(SynchronousTestCase):
         seen.add(_digest(10), Sighting(Stage.LOCAL, 10.0, None))
         self.assertIsNone(seen.get(_digest(0)))
 
+    def test_hash_is_found_by_its_beginning_as_long_as_it_is_there(self) -> None:
+        """Eight bytes do; what has gone is not found.  Capability 207"""
+        seen = SeenSet(2)
+        digests = [bytes([number]) * 32 for number in range(3)]
+        for digest in digests:
+            seen.add(digest, Sighting(Stage.REMOTE, 0.0, None))
+        self.assertEqual([seen.find(d[:8]) for d in digests], [None, *digests[1:]])
+        self.assertIsNone(seen.find(digests[1][:7]))
+
+    def test_of_two_hashes_that_begin_alike_the_later_is_found(self) -> None:
+        """The earlier one's end does not take it away.  Capability 207"""
+        seen = SeenSet(2)
+        earlier, later, third = (b"short..." + bytes([n]) * 24 for n in range(3))
+        other = bytes(32)
+        seen.add(earlier, Sighting(Stage.REMOTE, 0.0, None))
+        seen.add(later, Sighting(Stage.REMOTE, 0.0, None))
+        self.assertEqual(seen.find(b"short..."), later)
+        seen.add(other, Sighting(Stage.REMOTE, 0.0, None))
+        self.assertIsNone(seen.get(earlier))
+        self.assertEqual(seen.find(b"short..."), later)
+        seen.add(third, Sighting(Stage.REMOTE, 0.0, None))
+        self.assertEqual(seen.find(b"short..."), third)
+
 
 class KnownHashesTests(SynchronousTestCase):
     """What one session is known to have."""

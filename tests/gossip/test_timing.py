@@ -70,6 +70,26 @@ class LazyTimeoutTests(SynchronousTestCase):
             timers.sample(0.4 if number == 10 else 0.05, number * 60.0)
         self.assertGreaterEqual(timers.lazy_timeout, 0.5)
 
+    def test_messages_in_time_bring_it_down(self) -> None:
+        """Slow announcements do not keep it where it began.  PLT-005"""
+        timers = GraftTimers(PlumtreeConfig())
+        for number in range(200):
+            timers.on_time(number * 1.0)
+        self.assertEqual(timers.lazy_timeout, 0.1)
+        fixed = GraftTimers(PlumtreeConfig(adaptive_timers=False))
+        fixed.on_time(0.0)
+        self.assertEqual(fixed.lazy_timeout, 0.5)
+
+    def test_messages_in_time_do_not_hide_a_late_one(self) -> None:
+        """Nine in ten come in time, and the tenth is waited for.  PLT-005"""
+        timers = GraftTimers(PlumtreeConfig())
+        for number in range(400):
+            if number % 10:
+                timers.on_time(number * 0.1)
+            else:
+                timers.sample(0.3, number * 0.1)
+        self.assertGreaterEqual(timers.lazy_timeout, 0.375)
+
     def test_old_peak_is_forgotten(self) -> None:
         """Two windows after the last large gap the small ones decide.  PLT-005"""
         timers = self.settled(1.0)

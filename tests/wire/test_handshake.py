@@ -77,7 +77,7 @@ class HandshakeVectors(WireTestCase):
         chia = {c.name: c.value for c in Capability if c < 200}
         self.assertEqual(chia, document("message_types.json")["capabilities"])
         ours = {c.value for c in Capability if c >= 200}
-        self.assertEqual(ours, {200, 201, 202, 203, 204, 205, 206})
+        self.assertEqual(ours, {200, 201, 202, 203, 204, 205, 206, 207})
 
 
 class HandshakeTests(WireTestCase):

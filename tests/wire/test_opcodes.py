@@ -49,7 +49,8 @@ class Names(SynchronousTestCase):
         self.assertEqual(chia, {n: r["name"] for n, r in rows().items() if r["band"] == "chia"})
         dig = {m.value: m.name.replace("_", "").lower() for m in DigMessageType}
         expected = {n: r["name"].lower() for n, r in rows().items() if r["band"] in ("dig", "ours")}
-        self.assertEqual(dig, {**expected, 241: "messagechunk"})
+        ours = {242: "treeopen", 243: "treeannounce", 244: "treeprune", 245: "treegraft"}
+        self.assertEqual(dig, {**expected, **ours, 241: "messagechunk"})
 
     def test_every_opcode_has_a_name_for_logs(self) -> None:
         """Names are unique, and unknown opcodes have one too.  MSG-102-X"""
