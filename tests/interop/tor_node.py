@@ -18,7 +18,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 from dig_gossip import DigMessageType, GossipService, Message
 from dig_gossip.config_file import build_config
 from dig_gossip.privacy.rotation import Generate
-from dig_gossip.types.peer import PeerId
+from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.deferreds import handled
 
 #: Attempts that must have been made before the silence of a capture says anything.
@@ -62,7 +62,8 @@ async def run(reactor: Any, name: str, fields: str) -> None:
 
     signal.signal(signal.SIGUSR1, rotate)
     await handle.observe_rotation(rotated)
-    onion, seen = None, {}
+    onion: PeerAddress | None = None
+    seen: dict[str, str] = {}
     greeted: list[PeerId] = []
     while True:
         if service.node.peers.onion != onion:

@@ -53,7 +53,7 @@ class RotatingTorTests(TorCase, IntroducerCase, RelayCase, RotatingCase):
         """Whoever has dialed it comes again through the same address, and meets the new id.
         PRV-007.1, PRV-010.2
         """
-        node, address = self.hidden(only=True, peer_id_rotation=ROTATION)
+        node, address = self.onion_node(only=True, peer_id_rotation=ROTATION)
         others = [self.node(bootstrap_peers=[address], discovery=True) for _ in range(3)]
         self.until(lambda: len(self.peer_ids(node)) == 3)
         self.rotate(node)
@@ -68,7 +68,7 @@ class RotatingTorTests(TorCase, IntroducerCase, RelayCase, RotatingCase):
     def test_sessions_with_onion_services_move_to_new_circuits(self) -> None:
         """Make before break; nobody sees two ids leave one circuit.  PRV-007.1, PRV-010"""
         node = self.node(peer_id_rotation=ROTATION)
-        hidden = [self.hidden(number) for number in range(1, 4)]
+        hidden = [self.onion_node(number) for number in range(1, 4)]
         for _other, address in hidden:
             self.network.run(node.handle.connect_to(address))
         self.rotate(node)
@@ -82,7 +82,7 @@ class RotatingTorTests(TorCase, IntroducerCase, RelayCase, RotatingCase):
         """Two registrations, neither from here.  PRV-007.1, TOR-101-X"""
         relay = RelayConfig(endpoint=self.endpoint, reconnect_delay_secs=1)
         self.targets[self.relay_host] = (self.relay_host, 9450)
-        (other,) = RelayCase.hidden(self, 1)
+        (other,) = self.hidden(1)
         node = self.node(tor={"prefer_tor": True}, relay=relay, peer_id_rotation=ROTATION)
         self.until(lambda: len(self.peer_ids(node)) == 1)
         self.rotate(node)
@@ -97,7 +97,7 @@ class RotatingTorTests(TorCase, IntroducerCase, RelayCase, RotatingCase):
         introducer = self.introducer()
         host = introducer.server.address.host
         self.targets[host] = (host, introducer.server.address.port)
-        node, _address = self.hidden(
+        node, _address = self.onion_node(
             only=True,
             introducer=IntroducerConfig(endpoint=introducer.url),
             peer_id_rotation=ROTATION,
