@@ -38,8 +38,8 @@ class Routes:
       to the open net when Tor fails.
     * Everything else is reached directly.
 
-    Each destination has a user and a password of its own at the proxy, random and the same as
-    long as this object lives; so Tor gives no two destinations one circuit.
+    Each destination has a user and a password of its own at the proxy, random and the same until
+    :meth:`take_new_circuits`; so Tor gives no two destinations one circuit.
 
     Divergence: an address of the open net that does not answer is not tried through Tor
     unless ``prefer_tor`` says so. A peer that is down would otherwise be dialed twice, the second
@@ -57,12 +57,22 @@ class Routes:
         active = tor is not None and tor.is_active
         self._clock = clock
         self._proxy: PeerAddress | None = None
+        self._rng = rng or random.SystemRandom()
         self._secret = b""
         if tor is not None and active:
             self._proxy = PeerAddress.parse(tor.socks5_proxy)
-            self._secret = (rng or random.SystemRandom()).randbytes(32)
+            self.take_new_circuits()
         #: Whether everything goes through Tor, and nothing of this node may be seen outside.
         self.is_tor_only = tor is not None and active and tor.prefer_tor
+
+    def take_new_circuits(self) -> None:
+        """Let nothing that is dialed from now on share a circuit with what was dialed before.
+
+        Otherwise whoever is at the end of a circuit, an exit or a relay, would see this node leave
+        it under one peer id and come out of it under another (TLS-102-X).
+        """
+        if self._proxy is not None:
+            self._secret = self._rng.randbytes(32)
 
     def transport_to(self, address: PeerAddress) -> TransportKind:
         """How an address is reached, if it is."""

@@ -346,6 +346,7 @@ class Node:
         """Be somebody else from the next connection on, wherever it leads (TLS-102-X)."""
         self._tls.become(identity)
         self.peers.own_ids.become(identity.peer_id)
+        self.peers.routes.take_new_circuits()
         if self.relaying is not None:
             self.relaying.rotated()
         if self.introducer is not None:

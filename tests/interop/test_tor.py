@@ -89,7 +89,7 @@ class TorCase(ProcessCase):
         module = (sys.executable, "-m", "tests.interop.tor_node", name, json.dumps(config))
         return self.start(Program(name), *prefix, *module)
 
-    async def hidden(self, tor: dict[str, Any]) -> tuple[Program, str]:
+    async def hidden(self, tor: dict[str, Any], **fields: Any) -> tuple[Program, str]:
         """A node that is nothing but an onion service of its own making, and its address."""
         node = self.peer(
             "hidden",
@@ -102,6 +102,7 @@ class TorCase(ProcessCase):
                 "socks5_proxy": tor["socks"],
                 "control_address": tor["control"],
             },
+            **fields,
         )
         published = await node.when_event("onion", timeout=TOR_SECS)
         return node, published["address"]
@@ -167,6 +168,66 @@ class TorTests(TorCase):
         since = len(capture.lines)
         self.peer("in the open", *inside, **wishes)
         await capture.when_event("flow", since=since, target="11.22.33.44", target_port=9444)
+
+    def test_nodes_take_other_ids(self) -> Deferred[None]:
+        """Whoever dials, and whoever is an onion service, which keeps its address; neither is ever
+        without a session.  PRV-007.1, PRV-010.2
+        """
+        return Deferred.fromCoroutine(self._other_ids())
+
+    async def _other_ids(self) -> None:
+        tor = await self.tor()
+        rotates = {"peer_id_rotation": {"rotation_interval_secs": 86_400}}
+        hidden, address = await self.hidden(tor, **rotates)
+        key = (self.folder / "hidden.key.onion").read_bytes()
+        dials: dict[str, Any] = {
+            "bootstrap_peers": [address],
+            "peer_connect_interval": 2,
+            "tor": {
+                "enabled": True,
+                "prefer_tor": True,
+                "socks5_proxy": tor["clients"][1]["socks"],
+            },
+        }
+        dialer = self.peer("dialer", **rotates, **dials)
+        await self.met(dialer, hidden, address)
+
+        # Who dials: a second session, the same onion service.
+        new = await self.rotate(dialer)
+        await hidden.when_event("delivered", text="greetings from dialer again", timeout=TOR_SECS)
+        service = await hidden.when_event("started")
+        only = {service["peer_id"]: new}
+        await dialer.when_event("sessions", own_ids=only, timeout=TOR_SECS)
+        turned = {new: service["peer_id"]}  # the first one has retired there, too
+        await hidden.when_event("sessions", own_ids=turned, timeout=TOR_SECS)
+        self.assertTrue(all(event["own_ids"] for event in dialer.events("sessions")))
+
+        # Who is dialed: its only session stays until there is another, then it comes again.
+        new = await self.rotate(hidden)
+        other = self.peer("other", **dials)
+        await other.when_event("started")
+        for node in (other, dialer):
+            await self.until_met(node, new)
+        session = await other.when_event("session", peer_id=new)
+        self.assertEqual((session["transport"], session["address"]), ("tor", address))
+        await hidden.when_event("delivered", text="greetings from other", timeout=TOR_SECS)
+        await other.when_event("delivered", text="greetings from hidden again", timeout=TOR_SECS)
+        self.assertEqual([event["address"] for event in hidden.events("onion")], [address])
+        self.assertEqual((self.folder / "hidden.key.onion").read_bytes(), key)
+        for node in (hidden, other):
+            self.assertTrue(all(event["own_ids"] for event in node.events("sessions")))
+
+    async def rotate(self, node: Program) -> str:
+        """Let a node take another id, and return that."""
+        since = len(node.lines)
+        node.send_signal(signal.SIGUSR1)
+        rotated = await node.when_event("rotated", since=since, timeout=TOR_SECS)
+        return str(rotated["peer_id"])
+
+    async def until_met(self, node: Program, peer_id: str) -> None:
+        """Wait until a node has a session with a peer and nobody else."""
+        own_id = (node.events("rotated") or node.events("started"))[-1]["peer_id"]
+        await node.when_event("sessions", own_ids={peer_id: own_id}, timeout=TOR_SECS)
 
     def is_socks(self, flow: Event, port: int) -> bool:
         """Whether a flow is one of the node with the SOCKS port."""

@@ -1,12 +1,13 @@
 """A node for the tests of Tor: greets whoever it meets, and prints what happens.
 
 Run as ``python -m tests.interop.tor_node NAME FIELDS``, with fields of the configuration as JSON.
-It prints a JSON line for each thing that happens, until SIGTERM.
+It prints a JSON line for each thing that happens, until SIGTERM; SIGUSR1 has it take another id.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from dig_gossip import DigMessageType, GossipService, Message
 from dig_gossip.config_file import build_config
+from dig_gossip.privacy.rotation import Generate
+from dig_gossip.types.peer import PeerAddress, PeerId
 from dig_gossip.util.deferreds import handled
 
 #: Attempts that must have been made before the silence of a capture says anything.
@@ -48,24 +51,41 @@ async def run(reactor: Any, name: str, fields: str) -> None:
             say(event="delivered", text=message.data.decode("utf-8", "replace"))
 
     handled(Deferred.fromCoroutine(collect()).addErrback(lambda _failure: None))
-    onion, greeted = None, False
+
+    def rotate(*_signal: object) -> None:
+        rotating = service.node.rotating
+        assert rotating is not None
+        reactor.callFromThread(rotating._perform, [Generate()])
+
+    def rotated(_former: PeerId, current: PeerId) -> None:
+        say(event="rotated", peer_id=current.hex())
+
+    signal.signal(signal.SIGUSR1, rotate)
+    await handle.observe_rotation(rotated)
+    onion: PeerAddress | None = None
+    seen: dict[str, str] = {}
+    greeted: list[PeerId] = []
     while True:
         if service.node.peers.onion != onion:
             onion = service.node.peers.onion
             say(event="onion", address=str(onion))
-        sessions = await handle.get_connections()
-        if sessions and not greeted:
-            greeted = True
-            for session in sessions:
+        now = {s.peer_id.hex(): s.own_id.hex() for s in service.node.peers.table}
+        if now != seen:
+            seen = now
+            say(event="sessions", own_ids=seen)
+        if service.peer_id.hex() in seen.values() and service.peer_id not in greeted:
+            for session in await handle.get_connections():
                 say(
                     event="session",
+                    peer_id=session.peer_id.hex(),
                     transport=session.transport.value,
                     address=str(session.address),
                     port=session.peer_server_port,
                 )
             await deferLater(reactor, 1.0, lambda: None)
-            text = f"greetings from {name}".encode()
-            await handle.broadcast(Message(DigMessageType.NEW_ATTESTATION, None, text))
+            text = f"greetings from {name}" + " again" * len(greeted)
+            greeted.append(service.peer_id)
+            await handle.broadcast(Message(DigMessageType.NEW_ATTESTATION, None, text.encode()))
         await deferLater(reactor, 0.2, lambda: None)
 
 

@@ -57,7 +57,7 @@ class TorCase(NetworkCase):
         self.network.start()
         return node
 
-    def hidden(
+    def onion_node(
         self, number: int = 1, *, only: bool = False, **options: Any
     ) -> tuple[MemoryNode, PeerAddress]:
         """A started node with an onion service, and the address of that."""
@@ -80,7 +80,7 @@ class OnionTests(TorCase):
 
     def test_an_onion_peer_is_a_session_like_any_other(self) -> None:
         """TLS, greeting and gossip, through the proxy.  PRV-010, PRV-010.1"""
-        (node, (other, address)) = (self.node(), self.hidden())
+        (node, (other, address)) = (self.node(), self.onion_node())
         peer_id = self.network.run(node.handle.connect_to(address))
         self.network.advance(1)
         self.assertEqual(peer_id, other.peer_id)
@@ -110,8 +110,8 @@ class OnionTests(TorCase):
 
     def test_every_destination_has_a_circuit_of_its_own(self) -> None:
         """Credentials are random, and the same for the same destination.  PRV-010"""
-        node, one = self.node(), self.hidden(1)
-        two = self.hidden(2)
+        node, one = self.node(), self.onion_node(1)
+        two = self.onion_node(2)
         for address in (one[1], two[1]):
             self.network.run(node.handle.connect_to(address))
         self.network.run(node.handle.disconnect(one[0].peer_id))
@@ -157,7 +157,7 @@ class OnionTests(TorCase):
 
     def test_inbound_through_onion_services_is_limited_together(self) -> None:
         """Half the slots, whatever the limit for one IP says; never banned by IP.  TOR-102-X"""
-        other, address = self.hidden(
+        other, address = self.onion_node(
             max_connections=12, target_outbound_count=1, max_connections_per_ip=2
         )
         came: list[object] = []
@@ -172,7 +172,7 @@ class OnionTests(TorCase):
 
     def test_a_ban_does_not_hit_the_other_hidden_peers(self) -> None:
         """They all come from the same address.  TOR-102-X"""
-        other, address = self.hidden()
+        other, address = self.onion_node()
         one, two = self.node(), self.node()
         for node in (one, two):
             self.network.run(node.handle.connect_to(address))
@@ -185,7 +185,7 @@ class OnionTests(TorCase):
 
     def test_who_takes_onions_says_so(self) -> None:
         """Capability 206, only with Tor.  wire §8"""
-        node, (other, address) = self.node(), self.hidden()
+        node, (other, address) = self.node(), self.onion_node()
         plain = self.network.node()
         self.network.start()
         self.network.run(node.handle.connect_to(address))
@@ -197,7 +197,7 @@ class OnionTests(TorCase):
 
     def test_onion_addresses_spread_among_those_who_take_them(self) -> None:
         """A node learns of an onion service from a third and reaches it.  TOR-103-X, PEX-007"""
-        other, address = self.hidden(only=True, discovery=True)
+        other, address = self.onion_node(only=True, discovery=True)
         middle = self.node(discovery=True, target_outbound_count=0)
         self.targets[middle.host] = (middle.host, 9444)
         self.network.run(other.handle.connect_to(middle.address))
@@ -261,11 +261,11 @@ class OnlyTests(TorCase):
 
     def test_a_hybrid_node_tells_both(self) -> None:
         """Without ``prefer_tor`` an onion service is one more way.  PRV-010.2, DSC-005"""
-        node, _ = self.hidden(external_addr=PUBLIC)
+        node, _ = self.onion_node(external_addr=PUBLIC)
         parts = node.service.node
         self.assertEqual(parts.discovery.own_address(), PUBLIC)
         self.assertEqual(parts._advertised().ip, PUBLIC.host)
-        unnamed, address = self.hidden(2)
+        unnamed, address = self.onion_node(2)
         self.assertEqual(unnamed.service.node._advertised().ip, address.host)
 
     def test_a_wildcard_becomes_loopback(self) -> None:
