@@ -38,7 +38,7 @@ from dig_gossip.constants import (
     PRIORITY_STARVATION_RATIO,
 )
 from dig_gossip.types.sections import BackpressureConfig
-from dig_gossip.wire.frames import LONG_FRAME_BYTES, FrameRun, OutboundFrame
+from dig_gossip.wire.frames import LONG_FRAME_BYTES, OutboundFrame, Run
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
@@ -254,7 +254,7 @@ class Lanes:
                 self._handed[lane] = None
                 self.left[lane].add(self._now() - since)
 
-    def take_chunks(self, run: FrameRun, room: int) -> tuple[int, int]:
+    def take_chunks(self, run: Run, room: int) -> tuple[int, int]:
         """Take more chunks of one message at once, if nothing else waits that could go between.
 
         :param run: gets them.

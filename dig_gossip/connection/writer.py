@@ -41,7 +41,7 @@ from dig_gossip.connection.rate_limit import OutboundLimiter
 from dig_gossip.constants import NORMAL_DELAY_FLUSH_INTERVAL_MS
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.turn import Turn
-from dig_gossip.wire.frames import LONG_FRAME_BYTES, FrameRun, MaskedRun, OutboundFrame
+from dig_gossip.wire.frames import LONG_FRAME_BYTES, OutboundFrame, new_run
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType
 
@@ -111,7 +111,7 @@ class Writer:
         self._open = False
         self._retry: Timer | None = None
         self._overflowed: Callable[[], None] | None = None
-        self._run = MaskedRun() if as_client else FrameRun()
+        self._run = new_run(as_client)
         self._turn = Turn.of(clock.reactor)
         self._in_turn = False
         self._rests = False  # it has written its share of this turn
