@@ -51,7 +51,7 @@ def frame_header(length: int, mask_bit: int = 0) -> bytes:
 class OutboundFrame:
     """A message on its way out: encoded when first asked for, once per role."""
 
-    __slots__ = ("_as_client", "_as_server", "message", "size", "written")
+    __slots__ = ("_as_client", "_as_server", "message", "queues", "size", "written")
 
     def __init__(self, message: Message, written: Callable[[], None] | None = None) -> None:
         self.message = message
@@ -59,6 +59,8 @@ class OutboundFrame:
         self.written = written
         #: serialized message, bytes; what queues and counters count
         self.size = len(message.data) + (6 if message.id is None else 8)
+        #: in how many queues it waits
+        self.queues = 0
         self._as_server: bytes | None = None
         self._as_client: bytes | None = None
 
