@@ -29,9 +29,11 @@ interop: $(STAMP)
 sketch-check: $(STAMP)
 	$(BIN)/python -m tests.sketch_check
 
-# The same for fewer sets and for garbage, with the compiled code under ASan and UBSan; needs gcc.
+# The same for fewer sets and for garbage, and frames, with the compiled code under ASan and UBSan;
+# needs gcc.
 sanitize: $(STAMP)
 	$(BIN)/python -m tests.sketch_check --sanitize
+	$(BIN)/python -m tests.frames_check --sanitize
 
 # 10 000 connections that lead to nothing, against a node with honest peers: three minutes.
 stress: $(STAMP)

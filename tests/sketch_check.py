@@ -13,8 +13,6 @@ Exit status 0 if all is well; 1, with a sentence, if not.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,9 +20,8 @@ from random import Random
 from types import ModuleType
 
 from dig_gossip.gossip import sketch_pure
-from tests.gossip.compiled import build, load
+from tests.extensions import SKETCH, build, load, sanitized
 
-_SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")
 _CAPACITIES = (1, 2, 3, 4, 5, 6, 8, 8, 9, 9, 12, 16, 18, 24, 32, 36)
 _LARGE = (64, 127, 128, 129, 255)  # around the size up to which there are tables
 
@@ -90,23 +87,6 @@ def check_garbage(module: ModuleType, count: int, seed: int) -> None:
                         pass
 
 
-def sanitized(folder: Path, arguments: list[str]) -> int:
-    """Build the extension with the sanitizers, and run this again with it; the exit status."""
-    path = build(folder, *_SANITIZERS)
-    library = subprocess.run(
-        ["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    environment = {
-        **os.environ,
-        "CC": "gcc",
-        "LD_PRELOAD": library,
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaves much behind
-        "PYTHONMALLOC": "malloc",
-    }
-    command = [sys.executable, "-m", "tests.sketch_check", "--module", str(path), *arguments]
-    return subprocess.run(command, env=environment, check=False).returncode
-
-
 def main() -> int:
     """Run the check; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -118,8 +98,9 @@ def main() -> int:
     sets = options.sets or (5_000 if options.sanitize else 100_000)
     with tempfile.TemporaryDirectory(prefix="dig-gossip-sketch-") as folder:
         if options.sanitize:
-            return sanitized(Path(folder), ["--sets", str(sets), "--seed", str(options.seed)])
-        module = load(options.module or build(Path(folder)))
+            arguments = ["--sets", str(sets), "--seed", str(options.seed)]
+            return sanitized(SKETCH, Path(folder), "tests.sketch_check", arguments)
+        module = load(options.module or build(SKETCH, Path(folder)))
         garbage = min(sets // 10, 500)
         try:
             check_sets(module, sets, options.seed)

@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from dig_gossip.connection.send_budget import SendBudget
 from dig_gossip.connection.transfers import CHUNK_THRESHOLD_BYTES, Cut
 from dig_gossip.constants import (
     MAX_QUEUED_BYTES,
@@ -38,7 +39,7 @@ from dig_gossip.constants import (
     PRIORITY_STARVATION_RATIO,
 )
 from dig_gossip.types.sections import BackpressureConfig
-from dig_gossip.wire.frames import LONG_FRAME_BYTES, FrameRun, OutboundFrame
+from dig_gossip.wire.frames import LONG_FRAME_BYTES, OutboundFrame, Run
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
@@ -62,6 +63,7 @@ class Offer(enum.Enum):
     SUPPRESSED = "suppressed"
     DROPPED = "dropped"
     OVER_BUDGET = "over_budget"  #: more than our rate limits let out waits already
+    NO_ROOM = "no_room"  #: what waits for all peers together takes too much memory
     OVERFLOW = "overflow"
     TOO_LARGE = "too_large"  #: no limit of the peer's would ever let it pass
     CLOSED = "closed"  #: there is no connection (any more)
@@ -105,6 +107,7 @@ class Lanes:
     :param levels: thresholds of backpressure; None switches the levels off, not the hard cap.
     :param budget: outbound rate limits; None for none.
     :param cuts: whether large messages leave in chunks; each chunk is a message to the rules.
+    :ivar memory: what all queues of the node may hold together; None for any amount.
     Bounds: 4096 messages; 32 MiB of what nobody asked for, and 32 MiB of answers, the last of which
     may exceed that, since an answer may have 50 MiB; 10 000 remembered transaction ids.
     Cost: O(1) per message.
@@ -119,6 +122,7 @@ class Lanes:
         now: Callable[[], float],
     ) -> None:
         self.counters = LaneCounters()
+        self.memory: SendBudget | None = None
         self.bytes = 0
         self._answer_bytes = 0
         self._levels = levels
@@ -178,6 +182,10 @@ class Lanes:
         if held is not None and len(held) >= MAX_HELD:
             self.counters.budget_dropped += 1
             return Offer.OVER_BUDGET
+        memory = self.memory
+        if memory is not None and lane == _BULK and not is_reply and not memory.has_room(frame):
+            memory.refused += 1
+            return Offer.NO_ROOM
         levels = self._levels
         if levels is not None:
             if opcode == _TRANSACTION and self._is_known_transaction(frame, depth, levels):
@@ -205,6 +213,15 @@ class Lanes:
         self.bytes += frame.size
         if is_reply:
             self._answer_bytes += frame.size
+        if self.memory is not None:
+            self.memory.take(frame)
+
+    def _uncount(self, waiting: _Waiting) -> None:
+        self.bytes -= waiting.frame.size
+        if waiting.is_reply:
+            self._answer_bytes -= waiting.frame.size
+        if self.memory is not None:
+            self.memory.give_back(waiting.frame)
 
     def must_be_cut(self, frame: OutboundFrame) -> bool:
         """Whether a message leaves in chunks: it is large, and the peer has agreed to it."""
@@ -254,7 +271,7 @@ class Lanes:
                 self._handed[lane] = None
                 self.left[lane].add(self._now() - since)
 
-    def take_chunks(self, run: FrameRun, room: int) -> tuple[int, int]:
+    def take_chunks(self, run: Run, room: int) -> tuple[int, int]:
         """Take more chunks of one message at once, if nothing else waits that could go between.
 
         :param run: gets them.
@@ -306,9 +323,7 @@ class Lanes:
         return lanes[0] if len(lanes) == 1 else None
 
     def _went(self, lane: int, waiting: _Waiting) -> None:
-        self.bytes -= waiting.frame.size
-        if waiting.is_reply:
-            self._answer_bytes -= waiting.frame.size
+        self._uncount(waiting)
         self.waited[lane].add(self._now() - waiting.since)
         if self._handed[lane] is None:
             self._handed[lane] = waiting.since
@@ -373,8 +388,7 @@ class Lanes:
                 for waiting in queue:
                     if waiting.cut is None:
                         given.append(waiting.frame)
-                        self.bytes -= waiting.frame.size
-                        self._answer_bytes -= waiting.frame.size * waiting.is_reply
+                        self._uncount(waiting)
                 queue.clear()
                 queue.extend(kept)
             for opcode in [opcode for opcode, queue in held.items() if not queue]:
@@ -383,10 +397,13 @@ class Lanes:
 
     def clear(self) -> None:
         """Forget everything; the session is over."""
-        for queue, held in zip(self._lanes, self._held, strict=True):
-            queue.clear()
+        self.release()
+        for lane, held in zip(self._lanes, self._held, strict=True):
+            for queue in (*held.values(), lane):
+                for waiting in queue:
+                    self._uncount(waiting)
+            lane.clear()
             held.clear()
-        self._delayed.clear()
         self._transactions.clear()
         self.bytes = self._answer_bytes = 0
 

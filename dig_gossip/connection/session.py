@@ -284,7 +284,7 @@ class Session:
         """The error that says why a message was not taken."""
         if offer is Offer.REFUSED:
             return WrongDispatch(f"{self.peer_id.hex()} would drop the link on such a message")
-        if offer in (Offer.DROPPED, Offer.OVER_BUDGET, Offer.TOO_LARGE):
+        if offer in (Offer.DROPPED, Offer.OVER_BUDGET, Offer.NO_ROOM, Offer.TOO_LARGE):
             return Backpressured(f"{self.peer_id.hex()}: {offer.value}")
         return PeerNotConnected(self.peer_id)
 

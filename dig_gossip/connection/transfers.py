@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dig_gossip.errors import ClientError, ClientErrorKind
-from dig_gossip.wire.frames import FrameRun, OutboundFrame
+from dig_gossip.wire.frames import OutboundFrame, Run
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType
 
@@ -68,7 +68,7 @@ class Cut:
         body = b"".join((_HEAD.pack(self._id, self._frame.size, at), head, data))
         return OutboundFrame(Message(_CHUNK, None, body), None if at else self._frame.written)
 
-    def fill(self, run: FrameRun, room: int, may_go: Callable[[int, int], bool]) -> tuple[int, int]:
+    def fill(self, run: Run, room: int, may_go: Callable[[int, int], bool]) -> tuple[int, int]:
         """Cut off chunks, but not the first one, straight into a run: what they hold is not copied.
 
         :param room: stop at the first chunk with which the run is at least so large, bytes.

@@ -32,6 +32,7 @@ from dig_gossip.connection.fast_frames import FastFrames
 from dig_gossip.connection.quiet import quiet
 from dig_gossip.connection.rate_table import CHIA_MAX_MESSAGE_BYTES, ENVELOPE_BYTES
 from dig_gossip.connection.receive_budget import ReceiveBudget
+from dig_gossip.connection.send_budget import SendBudget
 from dig_gossip.connection.writer import Writer
 from dig_gossip.constants import (
     CLOSE_TIMEOUT_SECS,
@@ -118,10 +119,14 @@ class OpenTransports:
     Bounded by the gates: every transport begins as an opening.
 
     :param budget: for what all of them hold of unfinished messages; None for none.
+    :param send_budget: for what waits to be sent; None for none.
     """
 
-    def __init__(self, budget: ReceiveBudget | None = None) -> None:
+    def __init__(
+        self, budget: ReceiveBudget | None = None, send_budget: SendBudget | None = None
+    ) -> None:
         self.budget = budget
+        self.send_budget = send_budget
         self._open: set[PeerWebSocket] = set()
         self._empty: Observers[None] | None = None
 
@@ -261,7 +266,12 @@ class PeerWebSocket:
         autobahn.maxMessagePayloadSize = PRE_HANDSHAKE_MAX_MESSAGE_BYTES
         autobahn.maxFramePayloadSize = PRE_HANDSHAKE_MAX_MESSAGE_BYTES
         self._holders = set()
-        self.writer = Writer(autobahn, as_client=not autobahn.factory.isServer, clock=self.clock)
+        self.writer = Writer(
+            autobahn,
+            as_client=not autobahn.factory.isServer,
+            clock=self.clock,
+            memory=self.transports.send_budget,
+        )
         self.transports.add(self)
         super().connectionMade()  # type: ignore[misc]
         _limit_unsent(autobahn.transport)

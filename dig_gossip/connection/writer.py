@@ -38,10 +38,11 @@ from zope.interface import implementer
 
 from dig_gossip.connection.lanes import Lanes, Offer
 from dig_gossip.connection.rate_limit import OutboundLimiter
+from dig_gossip.connection.send_budget import SendBudget
 from dig_gossip.constants import NORMAL_DELAY_FLUSH_INTERVAL_MS
 from dig_gossip.util.clock import Clock, Timer
 from dig_gossip.util.turn import Turn
-from dig_gossip.wire.frames import LONG_FRAME_BYTES, FrameRun, MaskedRun, OutboundFrame
+from dig_gossip.wire.frames import LONG_FRAME_BYTES, OutboundFrame, new_run
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType
 
@@ -73,6 +74,7 @@ class Writer:
     """Queue of one connection; a streaming producer for its transport.
 
     :param as_client: whether our frames must be masked.
+    :param memory: what all writers of the node may hold together.
     Cost: O(1) a message; a message that has not to wait costs no object but the bytes it becomes.
     """
 
@@ -83,6 +85,7 @@ class Writer:
         "_flowed",
         "_in_turn",
         "_is_clear",
+        "_memory",
         "_open",
         "_overflowed",
         "_owner",
@@ -98,8 +101,16 @@ class Writer:
         "messages_sent",
     )
 
-    def __init__(self, owner: WriterOwner, *, as_client: bool, clock: Clock) -> None:
+    def __init__(
+        self,
+        owner: WriterOwner,
+        *,
+        as_client: bool,
+        clock: Clock,
+        memory: SendBudget | None = None,
+    ) -> None:
         self.lanes = Lanes(now=clock.monotonic)
+        self.lanes.memory = self._memory = memory
         self.messages_sent = 0
         self.bytes_sent = 0
         self._owner = owner
@@ -111,7 +122,7 @@ class Writer:
         self._open = False
         self._retry: Timer | None = None
         self._overflowed: Callable[[], None] | None = None
-        self._run = MaskedRun() if as_client else FrameRun()
+        self._run = new_run(as_client)
         self._turn = Turn.of(clock.reactor)
         self._in_turn = False
         self._rests = False  # it has written its share of this turn
@@ -143,6 +154,8 @@ class Writer:
     def open(self) -> None:
         """Begin: from now on the transport says when it can take more."""
         self._open = True
+        if self._memory is not None:
+            self._memory.join(self)
         self._look()
         self._owner.transport.registerProducer(self, True)  # type: ignore[attr-defined]
 
@@ -153,6 +166,7 @@ class Writer:
         :param budget: outbound rate limits.
         """
         self.lanes = lanes
+        lanes.memory = self._memory
         self._budget = budget
         self._look()
 
@@ -165,6 +179,8 @@ class Writer:
             self.flush()
         self._open = self._is_clear = False
         self.lanes.clear()
+        if self._memory is not None:
+            self._memory.leave(self)
         self._run.clear()
         self._turn.discard(self)
         self._pong = None
@@ -221,6 +237,13 @@ class Writer:
         elif run.size >= self._run_bytes:
             self.flush()
         return True
+
+    def give_up(self) -> None:
+        """Forget what waits, and say so, once: the peer reads too little of it."""
+        self.close()
+        overflowed, self._overflowed = self._overflowed, None
+        if overflowed is not None:
+            overflowed()
 
     def ping(self, payload: bytes) -> bool:
         """Send a ping, unless the transport is busy: a probe must not wait in a queue."""
@@ -294,11 +317,13 @@ class Writer:
         if offer is Offer.OVERFLOW and not self._paused:
             return Offer.OVER_BUDGET  # the peer reads; it is our own limits that hold it up
         if offer is Offer.OVERFLOW:
-            self.close()
-            overflowed, self._overflowed = self._overflowed, None
-            if overflowed is not None:
-                overflowed()
-        elif not self._paused:
+            self.give_up()
+            return offer
+        if offer and self._memory is not None and not self._memory.is_within:
+            self._memory.make_room()
+            if not self._open:
+                return Offer.OVERFLOW  # it was the largest itself
+        if not self._paused:
             if not self._rests:
                 self._drain()  # it waits for its budget, or is to be cut
         elif offer is Offer.DELAYED:

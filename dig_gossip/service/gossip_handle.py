@@ -175,6 +175,9 @@ class GossipHandle:
         extra["reading_held.memory"] = node.receive_budget.holds
         extra["half_received_bytes"] = node.receive_budget.total
         extra["receive_budget_dropped"] = node.receive_budget.given_up
+        extra["unsent_bytes"] = node.send_budget.total
+        extra["send_budget_refused"] = node.send_budget.refused
+        extra["send_budget_dropped"] = node.send_budget.given_up
         extra["openings"] = node.peers.openings
         extra["queued_messages"] = sum(session.queued_messages for session in sessions)
         extra["budget_dropped"] = totals.budget_dropped

@@ -23,6 +23,7 @@ from dig_gossip.connection.errand import Greeting
 from dig_gossip.connection.listener import Listener
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.receive_budget import ReceiveBudget
+from dig_gossip.connection.send_budget import SendBudget
 from dig_gossip.connection.stack import PeerStack
 from dig_gossip.connection.visit import Destination, Visits
 from dig_gossip.connection.websocket import OpenTransports
@@ -278,7 +279,8 @@ class Node:
         self.reactor = reactor
         self.clock = Clock(cast(IReactorTime, reactor))
         self.receive_budget = ReceiveBudget(config.peer_options.receive_budget_bytes, self.clock)
-        transports = OpenTransports(self.receive_budget)
+        self.send_budget = SendBudget(config.peer_options.send_budget_bytes)
+        transports = OpenTransports(self.receive_budget, self.send_budget)
         self.transports = transports
         self.peers = Peers(config, identity, self.clock, rng)
         self.ban_file = BanFile(config.ban_file_path, self.peers.reputations, self.clock)

@@ -80,6 +80,14 @@ class PeerOptions:
         the first of them is dropped. A message has 50 MiB at most.""",
         unit="bytes",
     )
+    send_budget_bytes: int = option(
+        268_435_456,
+        integer(67_108_864, 1 << 40),
+        """How much of messages that wait to be sent may be in memory, for all peers together; one
+        that waits for many counts once. Beyond it, bulk that nobody asked for is not taken, and
+        for anything else the peer for which most is waiting is dropped.""",
+        unit="bytes",
+    )
 
     @property
     def enforced_factor(self) -> float | None:

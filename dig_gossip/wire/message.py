@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from types import ModuleType
 
 import attrs
 
@@ -145,7 +146,7 @@ def _checked(opcode: int, message_id: int | None, data: bytes) -> tuple[int, int
     return opcode, message_id, data
 
 
-def message_hash(message: Message) -> bytes:
+def message_hash_pure(message: Message) -> bytes:
     """Name a message for gossip: SHA-256 of opcode and data, 32 bytes; the id does not count.
 
     Source: wire §12, last paragraph.
@@ -156,3 +157,30 @@ def message_hash(message: Message) -> bytes:
     state = sha256(_OPCODE_BYTES[message.type])
     state.update(data)
     return state.digest()
+
+
+def _compiled() -> ModuleType | None:
+    """The compiled form of what is done for every message, if it is there and does the same."""
+    try:
+        from dig_gossip.wire import _frames
+
+        _frames.prepare(Message)
+        into: list[Message | None] = []
+        run = _frames.Run(None)
+        run.add(Message(7, 8, b"abc"))
+        (frame,) = run.take()
+        _frames.take(frame, 0, len(frame), False, into)
+        return _frames if into == [Message(7, 8, b"abc")] else None
+    except (
+        AttributeError,
+        ImportError,
+        TypeError,
+    ):  # not built; or attrs keeps values in another way
+        return None
+
+
+#: ``_frames``, or None where Python has to do its work.
+COMPILED = _compiled()
+
+#: :func:`message_hash_pure`, or the same by the processor's own instructions for it.
+message_hash: Callable[[Message], bytes] = getattr(COMPILED, "message_hash", message_hash_pure)

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from dig_gossip.errors import SketchDecodeFailed, SketchError
 from dig_gossip.gossip import sketch, sketch_pure
 from dig_gossip.gossip.sketch import MAX_SKETCH_CAPACITY, Sketch
+from tests.extensions import SKETCH, compiled
 from tests.gossip import reference_sketch
-from tests.gossip.compiled import compiled
 from tests.vectors import load
 
 Decoder = Callable[[bytes, int], "list[int] | None"]
@@ -25,7 +25,7 @@ sets = st.sets(elements, max_size=12)
 
 def decoders() -> dict[str, Decoder]:
     """Every implementation of decoding."""
-    module = compiled()
+    module = compiled(SKETCH)
     return {
         "pure": sketch_pure.decode,
         "compiled": module.decode,
@@ -35,7 +35,7 @@ def decoders() -> dict[str, Decoder]:
 
 def encoders() -> dict[str, Callable[[list[int], int], bytes]]:
     """Every implementation of encoding."""
-    module = compiled()
+    module = compiled(SKETCH)
     return {
         "pure": sketch_pure.encode,
         "compiled": module.encode,
@@ -147,7 +147,7 @@ class ArithmeticTests(SynchronousTestCase):
         """256 differences.  ERL-003"""
         rng = Random(5)
         chosen = sorted(rng.getrandbits(64) for _ in range(MAX_SKETCH_CAPACITY))
-        data = compiled().encode(chosen, MAX_SKETCH_CAPACITY)
+        data = compiled(SKETCH).encode(chosen, MAX_SKETCH_CAPACITY)
         self.assertEqual(sketch_pure.encode(chosen, MAX_SKETCH_CAPACITY), data)
         for who, decode in decoders().items():
             self.assertEqual(decode(data, MAX_SKETCH_CAPACITY), chosen, who)
@@ -161,7 +161,7 @@ class ArithmeticTests(SynchronousTestCase):
 
     def test_compiled_functions_refuse_what_they_cannot_do(self) -> None:
         """Whatever is passed, nothing is read that is not there.  ERL-003"""
-        module = compiled()
+        module = compiled(SKETCH)
         for capacity in (0, -1, 1025):
             self.assertRaises(ValueError, module.encode, [], capacity)
         for bad in (-1, 2**64):

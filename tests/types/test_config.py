@@ -87,6 +87,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "rate_limit_factor": 0.6,
         "enforce_rate_limits": True,
         "receive_budget_bytes": 268_435_456,
+        "send_budget_bytes": 268_435_456,
     },
     PlumtreeConfig: {
         "lazy_timeout_ms": 500,
@@ -170,6 +171,7 @@ INTEGERS: list[tuple[type, str, int, int, dict[str, object]]] = [
     (GossipConfig, "gossip_fanout", 1, 256, {}),
     (GossipConfig, "max_seen_messages", 1, 10_000_000, {}),
     (PeerOptions, "receive_budget_bytes", 67_108_864, 1 << 40, {}),
+    (PeerOptions, "send_budget_bytes", 67_108_864, 1 << 40, {}),
     (PlumtreeConfig, "lazy_timeout_ms", 1, 60_000, {"adaptive_timers": False}),
     (PlumtreeConfig, "graft_timeout_floor_ms", 1, 60_000, {
         "adaptive_timers": False, "graft_timeout_ceiling_ms": 60_000,
