@@ -6,7 +6,7 @@ besides or instead. None of them is an origin. What they send is counted like ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -14,12 +14,17 @@ from dig_gossip.constants import PLUMTREE_MAX_ANNOUNCE_ENTRIES
 from dig_gossip.effects import Deliver, Effect, Send, SetTimer, TimerKey
 from dig_gossip.lab.machine import PAYLOAD, Machine, as_peer
 from dig_gossip.lab.recorder import Record
+from dig_gossip.lab.transactions import bomb, is_round, new_salt
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.dig import PlumtreeLazyAnnounce, PlumtreePrune
 from dig_gossip.wire.message import Message
 
-#: Adversaries that speak Plumtree's frames, and therefore need nodes that do.
-PLUMTREE_ONLY: Final = frozenset({"prune-storm", "liar"})
+#: Adversaries that speak frames of one engine, and therefore need nodes that do.
+SPEAKS: Final[Mapping[str, frozenset[str]]] = {
+    "prune-storm": frozenset({"plumtree"}),
+    "liar": frozenset({"plumtree"}),
+    "sketch-bomb": frozenset({"erlay", "erlay-safety-net"}),
+}
 _ACT: Final[TimerKey] = ("adversary", b"")
 
 
@@ -166,6 +171,43 @@ class Liar(_Noisy):
         return Message(body.OPCODE, None, bytes(body))
 
 
+class SketchBomb(Around):
+    """Begins rounds of ERLAY with sketches of no set, on every link that it dialed.
+
+    Each costs the other end the most that a sketch can cost, if it is decoded. Rounds of its own
+    it holds none: two salts on one link would be charged.
+    """
+
+    def __init__(self, inner: Machine, interval: float, rng: Random) -> None:
+        super().__init__(inner)
+        self._interval = interval
+        self._rng = rng
+        self._salts: dict[PeerId, bytes] = {}
+
+    def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
+        """A link begins; the first one that was dialed begins the bombing."""
+        effects = super().peer_up(peer, dialed=dialed, rtt=rtt)
+        if dialed:
+            if not self._salts:
+                effects.append(SetTimer(_ACT, self._interval * self._rng.random()))
+            self._salts[peer] = new_salt(self._rng)
+        return effects
+
+    def peer_down(self, peer: PeerId) -> list[Effect]:
+        """A link ends."""
+        self._salts.pop(peer, None)
+        return super().peer_down(peer)
+
+    def timer_fired(self, key: TimerKey) -> list[Effect]:
+        """Bomb everybody, when it is time for that."""
+        if key != _ACT:
+            return [effect for effect in super().timer_fired(key) if not is_round(effect)]
+        if not self._salts:
+            return []  # the next link begins anew
+        bombs = [Send((peer,), bomb(salt, self._rng)) for peer, salt in self._salts.items()]
+        return [*bombs, SetTimer(_ACT, self._interval)]
+
+
 def disguised(kind: str, inner: Machine, *, interval: float, rng: Random, watch: Watch) -> Machine:
     """Make an adversary of a machine.
 
@@ -179,6 +221,7 @@ def disguised(kind: str, inner: Machine, *, interval: float, rng: Random, watch:
         "prune-storm": lambda: PruneStorm(inner, interval, rng),
         "liar": lambda: Liar(inner, interval, rng),
         "slow-drip": lambda: inner,
+        "sketch-bomb": lambda: SketchBomb(inner, interval, rng),
     }
     return makers[kind]()
 

@@ -15,13 +15,14 @@ from typing import Final
 
 from dig_gossip.constants import PING_INTERVAL_SECS, PING_PAYLOAD_BYTES
 from dig_gossip.errors import InvalidConfig
-from dig_gossip.lab.adversaries import PLUMTREE_ONLY, Watch, disguised
+from dig_gossip.lab.adversaries import SPEAKS, Watch, disguised
 from dig_gossip.lab.figures import facts_of
 from dig_gossip.lab.machine import PAYLOAD, Machine, PlumtreeMachine, as_peer
 from dig_gossip.lab.overlay import Places, Reach, build_edges
 from dig_gossip.lab.protocols import KINDS_BY_PROTOCOL
 from dig_gossip.lab.recorder import Record, distribution, histogram
 from dig_gossip.lab.scenario import Adversary, Phase, Scenario
+from dig_gossip.lab.shell import Counting
 from dig_gossip.lab.simulator import Simulator
 from dig_gossip.lab.values import WARMUP, RunResult, Tree
 from dig_gossip.wire.message import Message
@@ -163,6 +164,8 @@ class _Experiment:
         for machine in self.simulator.machines:
             if isinstance(machine, PlumtreeMachine):
                 totals.update(machine.engine.snapshot().counters)
+            elif isinstance(machine, Counting):
+                totals.update(machine.counters())
         return {f"engine.{name}": float(count) for name, count in sorted(totals.items())}
 
     def _delays(self, phase: str) -> list[float]:
@@ -192,9 +195,11 @@ class _Experiment:
         order = self._random("adversaries").sample(range(nodes), nodes)
         chosen: dict[int, Adversary] = {}
         for adversary in self.scenario.adversaries:
-            if adversary.kind in PLUMTREE_ONLY and self.protocol != "plumtree":
+            spoken = SPEAKS.get(adversary.kind)
+            if spoken is not None and self.protocol not in spoken:
                 raise InvalidConfig(
-                    f"{self.scenario.name}: a {adversary.kind} speaks plumtree, not {self.protocol}"
+                    f"{self.scenario.name}: a {adversary.kind} speaks "
+                    f"{' or '.join(sorted(spoken))}, not {self.protocol}"
                 )
             for _ in range(round(adversary.share * nodes)):
                 chosen[order.pop()] = adversary

@@ -52,7 +52,8 @@ class DeterminismTests(SynchronousTestCase):
         """Two processes with other hash seeds give the same figures.  design D1"""
         program = (
             "from tests.lab.test_run import digest\n"
-            "print(digest('plumtree'), digest('gossipsub-1.2'), digest('plumtree-paper'))"
+            "names = ('plumtree', 'gossipsub-1.2', 'plumtree-paper', 'erlay-safety-net')\n"
+            "print(*map(digest, names))"
         )
         outputs = {
             subprocess.run(
