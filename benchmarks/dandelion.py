@@ -21,10 +21,9 @@ from __future__ import annotations
 import heapq
 import statistics
 import sys
-from collections import Counter
 from hashlib import sha256
 from random import Random
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -33,6 +32,7 @@ from common import ROOT, claim, options, print_table, progress
 sys.path.insert(0, str(ROOT))
 
 from dig_gossip.effects import Effect, Send, SetTimer, Spread
+from dig_gossip.lab.observers import Floats, Sighting, StemGraph, first_spy, precision, recall
 from dig_gossip.privacy.dandelion import Dandelion
 from dig_gossip.types.config import DandelionConfig
 from dig_gossip.types.peer import PeerId
@@ -43,10 +43,7 @@ _SHARES = (0.1, 0.2, 0.3)
 _MAX_PRECISION = (0.05, 0.12, 0.19)
 _MAX_RECALL_ABOVE_SHARE = 0.02
 _FLUFF = 0.1
-_MAX_HOPS = 25  # a stem of more is a rarity
 _CANDIDATES = 40  # of each transaction that the matching looks at
-
-Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 
 class FixedTimer(Dandelion):
@@ -56,20 +53,6 @@ class FixedTimer(Dandelion):
 
     def _exponential(self, mean: float) -> float:
         return mean
-
-
-@attrs.define
-class Sighting:
-    """What the spies know of one transaction.
-
-    :ivar stem: the honest node that gave it to the first spy on its stem, and that spy.
-    :ivar announcer: the honest node from which a spy first got the announcement.
-    :ivar delay: seconds from the submission to the announcement.
-    """
-
-    stem: tuple[int, int] | None = None
-    announcer: int | None = None
-    delay: float = 0.0
 
 
 class Network:
@@ -135,7 +118,7 @@ class Network:
                         other = self.numbers[peer]
                         if other in self.spies:
                             if sighting.stem is None and node not in self.spies:
-                                sighting.stem = (node, other)
+                                sighting.stem = node
                             if self.holes:
                                 continue
                         holders.add(other)
@@ -173,76 +156,13 @@ class Network:
                     heapq.heappush(heap, (time + delay, other, node))
         return -1
 
-    def learn_graph(self) -> None:
-        """What the graph observer knows: the relays of every honest node, not their edges.
-
-        ``walks[d, u, v]`` is the probability that a transaction of u is at v after d hops, all of
-        them honest and none of them announcing it.
-        """
-        index = {node: place for place, node in enumerate(self.honest)}
-        self.index = index
-        step = np.zeros((len(index), len(index)))
-        for node in self.honest:
-            relays = self.engines[node].snapshot().relays
-            for relay in relays:
-                other = self.numbers[relay]
-                if other in index:
-                    step[index[node], index[other]] = (1 - _FLUFF) / len(relays)
-        walk = np.identity(len(index))
-        self.walks = np.empty((_MAX_HOPS, len(index), len(index)), dtype=np.float32)
-        for hops in range(_MAX_HOPS):
-            self.walks[hops] = walk
-            walk = walk @ step
-
-
-def first_spy(sighting: Sighting) -> int | None:
-    """The observer's guess."""
-    return sighting.announcer if sighting.stem is None else sighting.stem[0]
-
-
-def posteriors(network: Network, sighting: Sighting, accuracy: float) -> Floats:
-    """How likely each honest node is the origin, to whom knows the stem graph.
-
-    :param accuracy: how often the announcer is who it seems to be.
-    """
-    walks, index = network.walks, network.index
-    announcer = index.get(-1 if sighting.announcer is None else sighting.announcer)
-    if sighting.stem is None:
-        if announcer is None:
-            return np.zeros(len(index))
-        weights = accuracy * walks[1:, :, announcer].sum(axis=0) + (1 - accuracy) / len(index)
-        return weights / weights.sum()
-    last = index[sighting.stem[0]]
-    weights = walks[:, :, last].sum(axis=0)
-    if network.holes:
-        # Of ``hops + 1`` honest nodes one has announced it, after some time.
-        hops = np.arange(_MAX_HOPS)
-        rate = (hops + 1) / network.timeout
-        density = np.exp(-rate * sighting.delay)  # times a rate, over the rates of all
-        unknown = np.einsum("d,du->u", rate * density, walks[:, :, last])
-        weights = (1 - accuracy) / len(index) * unknown
-        if announcer is not None:
-            relays = np.array(
-                [
-                    walks[: _MAX_HOPS - before, announcer, last] @ density[before:]
-                    for before in range(_MAX_HOPS)
-                ]
-            )
-            weights += accuracy * np.einsum("d,du->u", relays, walks[:, :, announcer])
-    total = weights.sum()
-    return weights / total if total else weights
-
-
-def precision(network: Network, guesses: dict[int, int | None]) -> float:
-    """Of all honest nodes."""
-    ascribed = Counter(guesses.values())
-    hits = [1 / ascribed[node] for node in network.honest if guesses.get(node) == node]
-    return sum(hits) / len(network.honest)
-
-
-def recall(network: Network, guesses: dict[int, int | None]) -> float:
-    """Of all transactions."""
-    return sum(guesses.get(node) == node for node in network.honest) / len(network.honest)
+    def learn_graph(self) -> StemGraph:
+        """What the graph observer knows."""
+        relays = {
+            node: [self.numbers[relay] for relay in self.engines[node].snapshot().relays]
+            for node in self.honest
+        }
+        return StemGraph(relays, _FLUFF)
 
 
 def matched(network: Network, likely: dict[int, Floats]) -> dict[int, int | None]:
@@ -278,19 +198,21 @@ def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Resul
     order = network.honest[:]
     network.rng.shuffle(order)
     sightings = {node: network.send(node) for node in order}
+    origins = {node: node for node in order}
     guesses = {node: first_spy(sighting) for node, sighting in sightings.items()}
-    first = precision(network, guesses), recall(network, guesses)
+    first = precision(origins, guesses), recall(origins, guesses)
     if not network.engines:
         return Result(*first, *first, first[0])
-    network.learn_graph()
+    graph = network.learn_graph()
     accuracy = sum(map(network.seems_right, order)) / len(order)
-    likely = {node: posteriors(network, each, accuracy) for node, each in sightings.items()}
-    best = {node: network.honest[int(np.argmax(each))] for node, each in likely.items()}
+    timeout = network.timeout if holes else None
+    likely = {node: graph.likely(each, accuracy, timeout) for node, each in sightings.items()}
+    best = {node: graph.guess(each) for node, each in likely.items()}
     return Result(
         *first,
-        precision(network, best),
-        recall(network, best),
-        precision(network, matched(network, likely)),
+        precision(origins, best),
+        recall(origins, best),
+        precision(origins, matched(network, likely)),
     )
 
 

@@ -12,9 +12,13 @@ from typing import Final
 
 from dig_gossip.constants import PLUMTREE_MAX_ANNOUNCE_ENTRIES
 from dig_gossip.effects import Deliver, Effect, Send, SetTimer, TimerKey
-from dig_gossip.lab.machine import PAYLOAD, Machine, as_peer
+from dig_gossip.lab import observers
+from dig_gossip.lab.machine import PAYLOAD, Machine
+from dig_gossip.lab.observers import Sighting
 from dig_gossip.lab.recorder import Record
-from dig_gossip.lab.transactions import bomb, is_round, new_salt
+from dig_gossip.lab.shell import Telling
+from dig_gossip.lab.stems import DandelionMachine
+from dig_gossip.lab.transactions import bomb, is_round, new_salt, tx_id_of
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.dig import PlumtreeLazyAnnounce, PlumtreePrune
 from dig_gossip.wire.message import Message
@@ -23,7 +27,7 @@ from dig_gossip.wire.message import Message
 SPEAKS: Final[Mapping[str, frozenset[str]]] = {
     "prune-storm": frozenset({"plumtree"}),
     "liar": frozenset({"plumtree"}),
-    "sketch-bomb": frozenset({"erlay", "erlay-safety-net"}),
+    "sketch-bomb": frozenset({"erlay", "erlay-safety-net", "dandelion", "dandelion-safety-net"}),
 }
 _ACT: Final[TimerKey] = ("adversary", b"")
 
@@ -64,37 +68,94 @@ class Around:
 
 
 class Watch:
-    """What all spies together have seen: of each message, who sent it to one of them first."""
+    """What all spies together have seen: of each message, who sent it to one of them first.
+
+    Spies share one clock and all that they know. Of a transaction, what counts is the first frame
+    that tells of it; a stem says more than any announcement.
+    """
 
     def __init__(self) -> None:
-        self._first: dict[int, PeerId] = {}
+        self._sightings: dict[int | bytes, Sighting] = {}
 
-    def saw(self, message: Message, sender: PeerId) -> None:
-        """Note the first copy; spies share one clock and all that they know."""
-        self._first.setdefault(id(message), sender)
+    def saw(self, key: int | bytes, sender: PeerId, *, on_stem: bool = False) -> None:
+        """Note who sent it, if nobody did so before.
 
-    def guessed(self, records: Sequence[Record]) -> float:
-        """The share of messages whose first sender was their origin; 0 of none."""
-        right = sum(
-            self._first.get(id(record.message)) == as_peer(record.origin) for record in records
-        )
-        return round(right / len(records), 6) if records else 0.0
+        :param key: a message's ``id()``, or a transaction's id.
+        """
+        sighting = self._sightings.setdefault(key, Sighting())
+        node = int(sender)
+        if on_stem and sighting.stem is None:
+            sighting.stem = node
+        elif not on_stem and sighting.announcer is None:
+            sighting.announcer = node
+
+    def of(self, message: Message) -> Sighting:
+        """What was seen of a message."""
+        found = self._sightings.get(id(message)) or self._sightings.get(tx_id_of(message))
+        return found or Sighting()
 
 
 class Spy(Around):
-    """Takes part, and remembers who sent it what first: the first-spy estimator."""
+    """Takes part, and remembers who sent it what first."""
 
     def __init__(self, inner: Machine, watch: Watch) -> None:
         super().__init__(inner)
         self._watch = watch
+        self._telling = inner if isinstance(inner, Telling) else None
 
     def received(self, peer: PeerId, message: Message) -> list[Effect]:
-        """Look at what arrives, then behave."""
+        """Look at what arrives, and behave."""
         effects = self.inner.received(peer, message)
+        if self._telling is not None:
+            told = self._telling.tells_of(message)
+            if told is not None:
+                self._watch.saw(told[0], peer, on_stem=told[1])
+            return effects
         for effect in effects:
             if isinstance(effect, Deliver):
-                self._watch.saw(effect.message, effect.peer)
+                self._watch.saw(id(effect.message), effect.peer)
         return effects
+
+
+def found_out(
+    records: Sequence[Record], watch: Watch, machines: Sequence[Machine], fluff: float
+) -> dict[str, float]:
+    """What spies make of what they saw; see :mod:`~dig_gossip.lab.observers`.
+
+    :param records: messages whose origins they guess.
+    :param machines: of all nodes.
+    :param fluff: probability that a relay ends a stem, 0..1.
+    :returns: ``guessed_share``, which is the recall of the first spy, its precision, and those of
+        the graph observer if there are stems.
+    """
+    sightings = {record.number: watch.of(record.message) for record in records}
+    origins = {record.number: record.origin for record in records}
+    guesses = {number: observers.first_spy(seen) for number, seen in sightings.items()}
+    facts = {
+        "guessed_share": observers.recall(origins, guesses),
+        "first_spy_precision": observers.precision(origins, guesses),
+    }
+    stems = {
+        node: machine
+        for node, machine in enumerate(machines)
+        if isinstance(machine, DandelionMachine)
+    }
+    if stems:
+        graph = observers.StemGraph(
+            {node: machine.relays() for node, machine in stems.items()},
+            fluff,
+        )
+        seen_right = [
+            tx_id_of(record.message) in stems[announcer].fluffed
+            for record in records
+            if (announcer := sightings[record.number].announcer) in stems
+        ]
+        accuracy = sum(seen_right) / len(seen_right) if seen_right else 0.0
+        best = {n: graph.guess(graph.likely(seen, accuracy)) for n, seen in sightings.items()}
+        facts["announcer_seen_share"] = accuracy
+        facts["graph_recall"] = observers.recall(origins, best)
+        facts["graph_precision"] = observers.precision(origins, best)
+    return {name: round(value, 6) for name, value in facts.items()}
 
 
 class BlackHole(Around):

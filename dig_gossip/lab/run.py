@@ -15,7 +15,7 @@ from typing import Final
 
 from dig_gossip.constants import PING_INTERVAL_SECS, PING_PAYLOAD_BYTES
 from dig_gossip.errors import InvalidConfig
-from dig_gossip.lab.adversaries import SPEAKS, Watch, disguised
+from dig_gossip.lab.adversaries import SPEAKS, Watch, disguised, found_out
 from dig_gossip.lab.figures import facts_of
 from dig_gossip.lab.machine import PAYLOAD, Machine, PlumtreeMachine, as_peer
 from dig_gossip.lab.overlay import Places, Reach, build_edges
@@ -142,7 +142,13 @@ class _Experiment:
             facts["adversary.nodes"] = float(len(self.adversaries))
         if any(adversary.kind == "spy" for adversary in self.adversaries.values()):
             measured = [record for record in self.records if record.phase != WARMUP]
-            facts["adversary.guessed_share"] = self.watch.guessed(measured)
+            found = found_out(
+                measured,
+                self.watch,
+                simulator.machines,
+                self.scenario.dandelion.fluff_probability,
+            )
+            facts |= {f"adversary.{name}": value for name, value in found.items()}
         return RunResult(
             scenario=self.scenario.name,
             protocol=self.protocol,

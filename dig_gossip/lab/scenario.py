@@ -32,7 +32,7 @@ from dig_gossip.types.options import (
     show,
     text,
 )
-from dig_gossip.types.sections import ErlayConfig, PlumtreeConfig
+from dig_gossip.types.sections import DandelionConfig, ErlayConfig, PlumtreeConfig
 
 MAX_SCENARIO_BYTES: Final = 262_144
 MAX_PHASES: Final = 32
@@ -49,6 +49,8 @@ PROTOCOLS: Final = (
     "plumtree-paper",
     "erlay",
     "erlay-safety-net",
+    "dandelion",
+    "dandelion-safety-net",
 )
 ADVERSARIES: Final = ("spy", "black-hole", "prune-storm", "liar", "slow-drip", "sketch-bomb")
 
@@ -296,6 +298,7 @@ class Scenario:
     phases: tuple[Phase, ...]
     plumtree: PlumtreeConfig
     erlay: ErlayConfig
+    dandelion: DandelionConfig
     gossipsub: Gossipsub
     adversaries: tuple[Adversary, ...]
 
@@ -317,6 +320,7 @@ _TABLES: Final[Mapping[str, type]] = {
     "churn": Churn,
     "plumtree": PlumtreeConfig,
     "erlay": ErlayConfig,
+    "dandelion": DandelionConfig,
     "gossipsub": Gossipsub,
 }
 _LISTS: Final[Mapping[str, type]] = {"phase": Phase, "adversary": Adversary}

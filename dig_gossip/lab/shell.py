@@ -52,6 +52,14 @@ class Counting(Protocol):
         """Totals of this node by name; those of all nodes are added up."""
 
 
+@runtime_checkable
+class Telling(Protocol):
+    """A machine whose frames an observer understands before anything is delivered."""
+
+    def tells_of(self, message: Message) -> tuple[bytes, bool] | None:
+        """Which transaction a frame tells of, and whether that one is on its stem."""
+
+
 class Shell:
     """A machine made of engines. Subclasses route frames, and do what is not common to all.
 
@@ -68,6 +76,10 @@ class Shell:
         """What becomes of a request that an engine made; effects of engines."""
         raise NotImplementedError
 
+    def framed(self, message: Message) -> Message:
+        """Give a message the form in which the simulator carries it."""
+        return message
+
     def other(self, effect: Effect) -> list[Effect]:
         """Do what is not common to all machines; returns effects of the simulator's."""
         return []
@@ -79,7 +91,7 @@ class Shell:
             kind = effect.__class__
             if kind is Send:
                 assert isinstance(effect, Send)
-                found.append(Send(tuple(map(node_of, effect.peers)), effect.message))
+                found.append(Send(tuple(map(node_of, effect.peers)), self.framed(effect.message)))
             elif kind is SetTimer or kind is ClearTimer:
                 found.append(effect)
             elif isinstance(effect, Reply):

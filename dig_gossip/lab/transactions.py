@@ -33,9 +33,9 @@ from dig_gossip.wire.erlay import SALT_BYTES, ReconciliationSketch
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType
 
-_ANNOUNCE: Final = int(ChiaMessageType.NEW_TRANSACTION)
+ANNOUNCE: Final = int(ChiaMessageType.NEW_TRANSACTION)
 _REQUEST: Final = int(ChiaMessageType.REQUEST_TRANSACTION)
-_RESPOND: Final = int(ChiaMessageType.RESPOND_TRANSACTION)
+RESPOND: Final = int(ChiaMessageType.RESPOND_TRANSACTION)
 _SKETCH: Final = int(DigMessageType.RECONCILIATION_SKETCH)
 _RESPONSE: Final = int(DigMessageType.RECONCILIATION_RESPONSE)
 _FETCH: Final = "lab.fetch"
@@ -43,9 +43,9 @@ _TX_ID_BYTES: Final = 32
 
 KINDS: Final[Mapping[int, str]] = {
     **DIG_KINDS,
-    _ANNOUNCE: "announcements",
+    ANNOUNCE: "announcements",
     _REQUEST: "control",
-    _RESPOND: "payload",
+    RESPOND: "payload",
     _SKETCH: "control",
     _RESPONSE: "control",
 }
@@ -59,7 +59,7 @@ def tx_id_of(payload: Message) -> bytes:
 def announcement_of(payload: Message) -> Message:
     """Its ``NewTransaction``: it costs its bytes, and pays nothing."""
     cost = len(payload.data).to_bytes(8, "big")
-    return Message(_ANNOUNCE, None, tx_id_of(payload) + cost + bytes(8))
+    return Message(ANNOUNCE, None, tx_id_of(payload) + cost + bytes(8))
 
 
 class _Fetch:
@@ -132,13 +132,13 @@ class ErlayMachine(Shell):
 
     def publish(self, message: Message) -> list[Effect]:
         """Let the application spread a transaction of its own."""
-        self._keep_own(message)
+        self.keep_own(message)
         return self.done(self.engine.broadcast(announcement_of(message)).effects)
 
     def received(self, peer: PeerId, message: Message) -> list[Effect]:
         """Route a frame as the service's router does."""
         name, kind = _id(peer), message.type
-        if kind == _ANNOUNCE:
+        if kind == ANNOUNCE:
             return self._announced(name, message)
         if kind == _SKETCH:
             return self.done(self.engine.requested(name, message))
@@ -148,8 +148,8 @@ class ErlayMachine(Shell):
             found = self._have.get(opened(message).content)
             if found is None:
                 return []
-            return [Send((peer,), frame(_RESPOND, len(found) + ID_BYTES, payload=found))]
-        if kind == _RESPOND:
+            return [Send((peer,), frame(RESPOND, len(found) + ID_BYTES, payload=found))]
+        if kind == RESPOND:
             payload = opened(message).payload
             assert payload is not None
             return self._fetched(payload)
@@ -186,6 +186,12 @@ class ErlayMachine(Shell):
                 return [Deliver(node_of(effect.peer), self._have[tx_id])]
         return []
 
+    def tells_of(self, message: Message) -> tuple[bytes, bool] | None:
+        """An announcement tells of its transaction."""
+        if message.type == ANNOUNCE:
+            return message.data[:_TX_ID_BYTES], False
+        return None
+
     # --- for figures ------------------------------------------------------------------------
 
     def tree_links(self) -> int:
@@ -203,7 +209,8 @@ class ErlayMachine(Shell):
 
     # --- the application --------------------------------------------------------------------
 
-    def _keep_own(self, message: Message) -> None:
+    def keep_own(self, message: Message) -> None:
+        """Have a transaction of our own at hand."""
         tx_id = tx_id_of(message)
         self._have[tx_id] = message
         self._own.add(tx_id)
@@ -233,6 +240,16 @@ class ErlayMachine(Shell):
         peer = node_of(fetch.others.popleft())
         request = frame(_REQUEST, REQUEST_BYTES, tx_id)
         return [Send((peer,), request), SetTimer((_FETCH, tx_id), REQUEST_SECS)]
+
+    def arrived(self, peer: PeerId, payload: Message) -> list[Effect]:
+        """Take in a transaction that was not fetched, unless it is here already."""
+        tx_id = tx_id_of(payload)
+        if tx_id in self._have:
+            return []
+        if tx_id in self._fetches:
+            return self._fetched(payload)
+        self._have[tx_id] = payload
+        return [Deliver(node_of(peer), payload)]
 
     def _fetched(self, payload: Message) -> list[Effect]:
         tx_id = tx_id_of(payload)
