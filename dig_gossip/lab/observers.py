@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
-import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"  # Any: any shape
 K = TypeVar("K", bound=Hashable)
@@ -76,6 +78,8 @@ class StemGraph:
     """
 
     def __init__(self, relays: Mapping[int, Sequence[int]], fluff: float) -> None:
+        import numpy as np
+
         self.honest = list(relays)
         self.index = {node: place for place, node in enumerate(self.honest)}
         count = len(self.honest)
@@ -98,6 +102,8 @@ class StemGraph:
             when, says something about who had the transaction before.
         :returns: in the order of :attr:`honest`.
         """
+        import numpy as np
+
         walks, index = self.walks, self.index
         announcer = None if sighting.announcer is None else index.get(sighting.announcer)
         if sighting.stem is None:
@@ -126,7 +132,7 @@ class StemGraph:
 
     def guess(self, likely: Floats) -> int | None:
         """The likeliest node; None if nothing is known."""
-        return self.honest[int(np.argmax(likely))] if likely.any() else None
+        return self.honest[int(likely.argmax())] if likely.any() else None
 
 
 def _normal(weights: Floats) -> Floats:
