@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
 
-from dig_gossip.lab import stems, transactions
+from dig_gossip.lab import blocks, stems, transactions
 from dig_gossip.lab.machine import DIG_KINDS, Kind, Machine, PlumtreeMachine
 from dig_gossip.lab.models import announce, gossipsub, paper_plumtree
 from dig_gossip.lab.models.flood import Flood
@@ -40,4 +40,5 @@ KINDS_BY_PROTOCOL: Final[Mapping[str, Kind]] = {
     "erlay-safety-net": Kind(build=transactions.safety_net, kinds=transactions.KINDS, pings=True),
     "dandelion": Kind(build=stems.dandelion, kinds=stems.STEM_KINDS),
     "dandelion-safety-net": Kind(build=stems.dandelion_tree, kinds=stems.STEM_KINDS, pings=True),
+    "compact-blocks": Kind(build=blocks.BlockMachine, kinds=blocks.KINDS, pings=True),
 }

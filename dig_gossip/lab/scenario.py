@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 
 from dig_gossip.errors import InvalidConfig, Io
+from dig_gossip.lab.engine_options import Mempools
 from dig_gossip.lab.values import WARMUP
 from dig_gossip.types.options import (
     about,
@@ -32,7 +33,12 @@ from dig_gossip.types.options import (
     show,
     text,
 )
-from dig_gossip.types.sections import DandelionConfig, ErlayConfig, PlumtreeConfig
+from dig_gossip.types.sections import (
+    CompactBlockConfig,
+    DandelionConfig,
+    ErlayConfig,
+    PlumtreeConfig,
+)
 
 MAX_SCENARIO_BYTES: Final = 262_144
 MAX_PHASES: Final = 32
@@ -51,6 +57,7 @@ PROTOCOLS: Final = (
     "erlay-safety-net",
     "dandelion",
     "dandelion-safety-net",
+    "compact-blocks",
 )
 ADVERSARIES: Final = ("spy", "black-hole", "prune-storm", "liar", "slow-drip", "sketch-bomb")
 
@@ -299,6 +306,8 @@ class Scenario:
     plumtree: PlumtreeConfig
     erlay: ErlayConfig
     dandelion: DandelionConfig
+    compact_blocks: CompactBlockConfig
+    mempools: Mempools
     gossipsub: Gossipsub
     adversaries: tuple[Adversary, ...]
 
@@ -321,6 +330,8 @@ _TABLES: Final[Mapping[str, type]] = {
     "plumtree": PlumtreeConfig,
     "erlay": ErlayConfig,
     "dandelion": DandelionConfig,
+    "compact_blocks": CompactBlockConfig,
+    "mempools": Mempools,
     "gossipsub": Gossipsub,
 }
 _LISTS: Final[Mapping[str, type]] = {"phase": Phase, "adversary": Adversary}
