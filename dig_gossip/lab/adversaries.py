@@ -16,6 +16,7 @@ from dig_gossip.lab import observers
 from dig_gossip.lab.machine import PAYLOAD, Machine
 from dig_gossip.lab.observers import Sighting
 from dig_gossip.lab.recorder import Record
+from dig_gossip.lab.scenario import BOOKS
 from dig_gossip.lab.shell import Telling
 from dig_gossip.lab.stems import DandelionMachine
 from dig_gossip.lab.transactions import bomb, is_round, new_salt, tx_id_of
@@ -28,6 +29,7 @@ SPEAKS: Final[Mapping[str, frozenset[str]]] = {
     "prune-storm": frozenset({"plumtree"}),
     "liar": frozenset({"plumtree"}),
     "sketch-bomb": frozenset({"erlay", "erlay-safety-net", "dandelion", "dandelion-safety-net"}),
+    "eclipse": BOOKS,
 }
 _ACT: Final[TimerKey] = ("adversary", b"")
 
@@ -273,7 +275,7 @@ def disguised(kind: str, inner: Machine, *, interval: float, rng: Random, watch:
     """Make an adversary of a machine.
 
     :param kind: one of :data:`~dig_gossip.lab.scenario.ADVERSARIES`; ``slow-drip`` is nothing but
-        late, which is the simulator's business.
+        late, which is the simulator's business, and ``eclipse`` is a machine of its own.
     :param interval: seconds between two actions of the noisy ones.
     """
     makers: dict[str, Callable[[], Machine]] = {
@@ -283,6 +285,7 @@ def disguised(kind: str, inner: Machine, *, interval: float, rng: Random, watch:
         "liar": lambda: Liar(inner, interval, rng),
         "slow-drip": lambda: inner,
         "sketch-bomb": lambda: SketchBomb(inner, interval, rng),
+        "eclipse": lambda: inner,
     }
     return makers[kind]()
 

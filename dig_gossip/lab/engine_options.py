@@ -38,3 +38,39 @@ class Mempools:
         "How many transactions a mempool has that are in no block.",
         unit="transactions",
     )
+
+
+@attrs.frozen(kw_only=True, field_transformer=checked("addresses"))
+class Addresses:
+    """Where nodes are, and what they begin with; for ``address-books``."""
+
+    networks: int = option(
+        200,
+        integer(1, 20_000),
+        "Over how many networks (IPv4 /16) honest nodes are spread.",
+        unit="networks",
+    )
+    attacker_networks: int = option(
+        20,
+        integer(1, 20_000),
+        "Over how many networks all nodes of an attacker's are spread.",
+        unit="networks",
+    )
+    known: int = option(
+        20,
+        integer(1, 1000),
+        "How many living nodes an introducer names to whoever asks.",
+        unit="nodes",
+    )
+    inbound: int = option(
+        40,
+        integer(1, 1000),
+        "How many inbound sessions an honest node has room for.",
+        unit="sessions",
+    )
+    attacker_dials: int = option(
+        4,
+        integer(0, 1000),
+        "To how many honest nodes each node of an attacker's keeps a session.",
+        unit="sessions",
+    )

@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 
 from dig_gossip.errors import InvalidConfig, Io
-from dig_gossip.lab.engine_options import Mempools
+from dig_gossip.lab.engine_options import Addresses, Mempools
 from dig_gossip.lab.values import WARMUP
 from dig_gossip.types.options import (
     about,
@@ -58,8 +58,20 @@ PROTOCOLS: Final = (
     "dandelion",
     "dandelion-safety-net",
     "compact-blocks",
+    "address-books",
+    "address-books-uniform",
 )
-ADVERSARIES: Final = ("spy", "black-hole", "prune-storm", "liar", "slow-drip", "sketch-bomb")
+#: Those that spread nothing.
+BOOKS: Final = frozenset({"address-books", "address-books-uniform"})
+ADVERSARIES: Final = (
+    "spy",
+    "black-hole",
+    "prune-storm",
+    "liar",
+    "slow-drip",
+    "sketch-bomb",
+    "eclipse",
+)
 
 
 _NUMBERS: Final = list_of(number(0, 1_000_000), MAX_REGIONS)
@@ -260,7 +272,8 @@ class Adversary:
         """``spy`` records who sends it what first and guesses origins. ``black-hole`` takes part
         but forwards nothing. ``prune-storm`` prunes every peer all the time. ``liar`` announces
         messages that do not exist. ``slow-drip`` forwards everything, but late. ``sketch-bomb``
-        sends the largest sketches that nobody can decode, to all that it dialed.""",
+        sends the largest sketches that nobody can decode, to all that it dialed. ``eclipse`` tells
+        of nobody but its own kind, and sits in inbound slots.""",
     )
     share: float = option(0.1, number(0, 0.9), "The share of nodes.")
     delay_secs: float = option(
@@ -308,6 +321,7 @@ class Scenario:
     dandelion: DandelionConfig
     compact_blocks: CompactBlockConfig
     mempools: Mempools
+    addresses: Addresses
     gossipsub: Gossipsub
     adversaries: tuple[Adversary, ...]
 
@@ -332,6 +346,7 @@ _TABLES: Final[Mapping[str, type]] = {
     "dandelion": DandelionConfig,
     "compact_blocks": CompactBlockConfig,
     "mempools": Mempools,
+    "addresses": Addresses,
     "gossipsub": Gossipsub,
 }
 _LISTS: Final[Mapping[str, type]] = {"phase": Phase, "adversary": Adversary}

@@ -47,6 +47,7 @@ class Simulator:
     :ivar alive: of each node, whether it sends and receives.
     :ivar delays: of each node, seconds by which it sends late; empty for nobody.
     :ivar on_frame: called for every frame that arrives with (receiver, sender, message), if set.
+    :ivar on_other: called with (node, effect) for effects that are none of the simulator's, if set.
     :ivar events: how many there have been.
     """
 
@@ -69,6 +70,7 @@ class Simulator:
         self.records: dict[int, Record] = {}
         self.delays: dict[int, float] = {}
         self.on_frame: Callable[[int, int, Message], None] | None = None
+        self.on_other: Callable[[int, Effect], None] | None = None
         self.deliveries = 0
         self.payload_frames = 0
         self.events = 0
@@ -173,6 +175,8 @@ class Simulator:
                 self._delivered(node, effect.peer, effect.message)  # type: ignore[union-attr]
             elif kind is ClearTimer:
                 self._timers[node].pop(effect.key, None)  # type: ignore[union-attr]
+            elif self.on_other is not None:
+                self.on_other(node, effect)
 
     def send(self, node: int, peers: tuple[PeerId, ...], message: Message) -> None:
         """Put a frame on links; those that are gone get none."""
