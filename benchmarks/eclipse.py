@@ -35,13 +35,12 @@ from common import claim, describe_machine, number, options, print_table, progre
 
 from dig_gossip.discovery.address_manager import AddressManager
 from dig_gossip.discovery.as_table import AsTable, Prefix
-from dig_gossip.discovery.networks import Networks
 from dig_gossip.discovery.slots import BUCKET_SIZE
 from dig_gossip.discovery.values import DAY, AddressBook, ExtendedPeerInfo, KnownAddress
-from dig_gossip.types.ip import is_routable_ip
+from dig_gossip.lab.address_plan import draw_addresses, networks
+from dig_gossip.lab.books import UniformAddressManager
 from dig_gossip.types.peer import PeerAddress
 
-PORT = 9444
 START = 1_700_000_000
 OUTBOUND = 8
 INBOUND_OF_ATTACKER = 40  # all inbound slots
@@ -88,21 +87,6 @@ class Rules:
         )  # fmt: skip
 
 
-class UniformNetworks(Networks):
-    """All addresses are in one network: draws are uniform over the slots."""
-
-    def of(self, address, group, packed):  # type: ignore[no-untyped-def]
-        return b""
-
-
-class UniformAddressManager(AddressManager):
-    """Draws as Chia and Core do: whoever has more addresses is drawn more often."""
-
-    def __init__(self, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(**options)
-        self._networks = UniformNetworks()
-
-
 class ChiaAddressManager(UniformAddressManager):
     """As in chia-blockchain: whoever speaks last sets the time of a known entry."""
 
@@ -145,20 +129,20 @@ class World:
     """Who has which address, and who is there."""
 
     def __init__(self, rng: Random, attackers: int, attacker_ases: int) -> None:
-        groups = self._groups(rng)
+        groups = networks(rng)
         self.prefixes: list[Prefix] = []
         sizes = [1 / (rank + 1) for rank in range(HONEST_ASES)]
         homes = [
             self._as_groups(groups, number + 1, 1 + int(40 * size))
             for number, size in enumerate(sizes)
         ]
-        self.honest = self._addresses(rng, HONEST, rng.choices(homes, sizes, k=HONEST))
+        self.honest = draw_addresses(rng, rng.choices(homes, sizes, k=HONEST))
         enemy_homes = [
             self._as_groups(groups, 10_000 + number, GROUPS_OF_ATTACKER_PER_AS)
             for number in range(attacker_ases)
         ]
-        self.enemies = self._addresses(
-            rng, attackers, [enemy_homes[n % attacker_ases] for n in range(attackers)]
+        self.enemies = draw_addresses(
+            rng, [enemy_homes[n % attacker_ases] for n in range(attackers)]
         )
         self.alive = set(rng.sample(self.honest, int(ALIVE * HONEST))) | set(self.enemies)
         self.enemy = frozenset(self.enemies)
@@ -168,29 +152,10 @@ class World:
         self.group = {address: address.get_group() for address in everybody}
         self.asn = {address: self.as_table.lookup(address) for address in everybody}
 
-    @staticmethod
-    def _groups(rng: Random) -> Iterator[int]:
-        routable = [n for n in range(1 << 16) if is_routable_ip(n.to_bytes(2, "big") + b"\x07\x07")]
-        rng.shuffle(routable)
-        return iter(routable)
-
     def _as_groups(self, groups: Iterator[int], as_number: int, count: int) -> list[int]:
         taken = [next(groups) for _ in range(count)]
         self.prefixes += [Prefix(group << 16, 16, as_number) for group in taken]
         return taken
-
-    @staticmethod
-    def _addresses(rng: Random, count: int, homes: list[list[int]]) -> list[PeerAddress]:
-        found: dict[PeerAddress, None] = {}
-        for n in range(count):
-            while True:
-                group = rng.choice(homes[n])
-                host = f"{group >> 8}.{group & 255}.{rng.randrange(256)}.{rng.randrange(256)}"
-                address = PeerAddress(host, PORT)
-                if address not in found:
-                    found[address] = None
-                    break
-        return list(found)
 
 
 class Life:

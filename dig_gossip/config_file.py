@@ -7,7 +7,6 @@ the file, and the file to overrides (the command line).
 
 from __future__ import annotations
 
-import difflib
 import json
 import textwrap
 import tomllib
@@ -19,7 +18,7 @@ import attrs
 from dig_gossip.errors import InvalidConfig, Io
 from dig_gossip.types.config import FEATURES_NOT_YET, GossipConfig
 from dig_gossip.types.network import PRESETS, Network
-from dig_gossip.types.options import Option, options_of, show
+from dig_gossip.types.options import Option, nearest, options_of, show
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -248,13 +247,12 @@ def _check_keys(
 
 def _unknown(table: str, key: str, places: Mapping[str, list[str]], source: str) -> InvalidConfig:
     others = [f"[{name}]" for name, keys in places.items() if name and key in keys]
-    near = difflib.get_close_matches(key[:64], places[table], n=1)
     if table and key in places[""]:
         hint = "; it belongs above the first [table]"
     elif others:
         hint = f"; it belongs into {' or '.join(others)}"
     else:
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest(key, places[table])
     name = key if key.isidentifier() and len(key) <= 60 else show(key)
     path = f"{table}.{name}" if table else name
     return InvalidConfig(f"{path}: no such option{hint} (in {source})")

@@ -11,13 +11,14 @@ from pathlib import Path
 from config_reference import generate_for
 
 from dig_gossip.lab.scenario import tables
+from dig_gossip.types import sections
 
 
 def generate() -> str:
     """Build the sections as reStructuredText; those of other pages are named there."""
     parts = []
     for name, table in tables().items():
-        if name == "plumtree":
+        if table.__module__ == sections.__name__:
             continue
         heading = f"[{name}]" if name else "Outside of tables"
         heading = f"[[{name}]]" if name in ("phase", "adversary") else heading

@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 
 import attrs
 
+from dig_gossip.discovery.address_manager import AddressManager
 from dig_gossip.effects import Effect, TimerKey
 from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import PeerMode
@@ -83,12 +84,14 @@ class Kind:
     :ivar kinds: what the frames of an opcode are counted as.
     :ivar pings: whether it makes use of measured round trips, and so pays for pings.
     :ivar unlimited: whether uplinks are unlimited for it.
+    :ivar manager: what keeps its address books, if it is about those; then ``build`` is not used.
     """
 
     build: Callable[[Scenario, int, Callable[[], float], Random], Machine]
     kinds: Mapping[int, str]
     pings: bool = False
     unlimited: bool = False
+    manager: type[AddressManager] | None = None
 
 
 class PlumtreeMachine:

@@ -362,6 +362,62 @@ def _mean_shares(histograms: Sequence[Mapping[str, int]]) -> dict[int, float]:
     return {value: counts[value] / total for value in sorted(counts)} if total else {}
 
 
+def _captured(figure: Figure, runs: Sequence[RunResult]) -> bool:
+    if not any("captured" in row for run in runs for row in run.series):
+        return False
+    axes = figure.subplots()
+    styles = _styles(runs)
+    for protocol, own in by_protocol(runs).items():
+        color, dashes = styles[protocol]
+        label: str | None = protocol
+        for run in own:
+            rows = [row for row in run.series if "captured" in row]
+            axes.plot(
+                [row["t"] / 60 for row in rows],
+                [100 * row["captured"] for row in rows],
+                dashes,
+                color=color,
+                label=label,
+            )
+            label = None
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("outbound sessions, %")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 101)
+    _legend(axes)
+    return True
+
+
+#: Facts about what spies find out, and what to call them.
+_FOUND_OUT: Final[Mapping[str, str]] = {
+    "adversary.guessed_share": "first spy,\nrecall",
+    "adversary.first_spy_precision": "first spy,\nprecision",
+    "adversary.graph_recall": "graph,\nrecall",
+    "adversary.graph_precision": "graph,\nprecision",
+}
+
+
+def _found_out(figure: Figure, runs: Sequence[RunResult]) -> bool:
+    names = [name for name in _FOUND_OUT if any(name in run.facts for run in runs)]
+    if not names:
+        return False
+    axes = figure.subplots()
+    styles = _styles(runs)
+    protocols = by_protocol(runs)
+    width = 0.8 / len(protocols)
+    for place, (protocol, own) in enumerate(protocols.items()):
+        shown = [index for index, name in enumerate(names) if name in own[0].facts]
+        means = [sum(run.facts.get(names[index], 0.0) for run in own) / len(own) for index in shown]
+        at = [index + (place + 0.5) * width - 0.4 for index in shown]
+        color = styles[protocol][0]
+        axes.bar(at, [100 * mean for mean in means], width, color=color, label=protocol)
+    axes.set_xticks(range(len(names)), [_FOUND_OUT[name] for name in names])
+    axes.set_ylabel("%")
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    return True
+
+
 _HEALING_TEXT: Final = (
     "The first messages after the failure: how many of the deliveries that a flood would have made "
     "happened, and how long they took; mean over the seeds, in a band from least to most."
@@ -394,5 +450,18 @@ _DRAWINGS: Final[Sequence[tuple[str, str, str, _Draw]]] = (
         "Depth of the tree",
         "Hops from the origin, as the last message of each run went.",
         _histogram("depth", "hops from the origin"),
+    ),
+    (
+        "found-out",
+        "What spies find out",
+        "How often they are right about who sent a message, and how much of what they ascribe to a "
+        "node is its own; means over the seeds.",
+        _found_out,
+    ),
+    (
+        "captured",
+        "Captured sessions",
+        "The share of honest nodes' outbound sessions that lead to an attacker; one line a seed.",
+        _captured,
     ),
 )

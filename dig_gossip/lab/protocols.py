@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
 
+from dig_gossip.discovery.address_manager import AddressManager
+from dig_gossip.lab import blocks, books, stems, transactions
 from dig_gossip.lab.machine import DIG_KINDS, Kind, Machine, PlumtreeMachine
 from dig_gossip.lab.models import announce, gossipsub, paper_plumtree
 from dig_gossip.lab.models.flood import Flood
@@ -24,6 +26,10 @@ def _gossipsub(*, with_idontwant: bool) -> Kind:
     return Kind(build=build, kinds=gossipsub.KINDS)
 
 
+def _books(manager: type[AddressManager]) -> Kind:
+    return Kind(build=lambda *_: Flood(), kinds=books.KINDS, manager=manager)
+
+
 #: See :data:`dig_gossip.lab.scenario.PROTOCOLS` for the order.
 KINDS_BY_PROTOCOL: Final[Mapping[str, Kind]] = {
     "plumtree": Kind(build=PlumtreeMachine, kinds=DIG_KINDS, pings=True),
@@ -35,4 +41,11 @@ KINDS_BY_PROTOCOL: Final[Mapping[str, Kind]] = {
     "plumtree-paper": Kind(
         build=lambda *_: paper_plumtree.PaperPlumtree(), kinds=paper_plumtree.KINDS
     ),
+    "erlay": Kind(build=transactions.erlay, kinds=transactions.KINDS),
+    "erlay-safety-net": Kind(build=transactions.safety_net, kinds=transactions.KINDS, pings=True),
+    "dandelion": Kind(build=stems.dandelion, kinds=stems.STEM_KINDS),
+    "dandelion-safety-net": Kind(build=stems.dandelion_tree, kinds=stems.STEM_KINDS, pings=True),
+    "compact-blocks": Kind(build=blocks.BlockMachine, kinds=blocks.KINDS, pings=True),
+    "address-books": _books(AddressManager),
+    "address-books-uniform": _books(books.UniformAddressManager),
 }

@@ -15,13 +15,14 @@ from typing import Final, cast
 
 from dig_gossip.constants import PING_INTERVAL_SECS, PING_PAYLOAD_BYTES
 from dig_gossip.errors import InvalidConfig
-from dig_gossip.lab.adversaries import PLUMTREE_ONLY, Watch, disguised
+from dig_gossip.lab.adversaries import SPEAKS, Watch, disguised, found_out
 from dig_gossip.lab.figures import facts_of
 from dig_gossip.lab.machine import PAYLOAD, Machine, PlumtreeMachine, as_peer
-from dig_gossip.lab.overlay import Places, Reach, build_edges
+from dig_gossip.lab.overlay import Edge, Places, Reach, build_edges
 from dig_gossip.lab.protocols import KINDS_BY_PROTOCOL
 from dig_gossip.lab.recorder import Record, distribution, histogram
 from dig_gossip.lab.scenario import Adversary, Phase, Scenario
+from dig_gossip.lab.shell import Counting
 from dig_gossip.lab.simulator import Simulator
 from dig_gossip.lab.values import WARMUP, RunResult, Tree
 from dig_gossip.types.peer import PeerId
@@ -55,7 +56,7 @@ def run(
     was_collecting = gc.isenabled()
     gc.disable()
     try:
-        experiment = _Experiment(scenario, protocol, seed)
+        experiment = _kind_of_experiment(protocol)(scenario, protocol, seed)
         experiment.play(progress)
         return experiment.result()
     finally:
@@ -63,7 +64,16 @@ def run(
             gc.enable()
 
 
-class _Experiment:
+def _kind_of_experiment(protocol: str) -> type[Experiment]:
+    """What plays a protocol's scenario."""
+    if KINDS_BY_PROTOCOL[protocol].manager is None:
+        return Experiment
+    from dig_gossip.lab.book_run import BookExperiment
+
+    return BookExperiment
+
+
+class Experiment:
     """The script of a run: when messages are sent, nodes die, leave and come back.
 
     Whatever the script draws comes from generators of its own, so that it is the same for every
@@ -113,9 +123,13 @@ class _Experiment:
             for node in self._random("origins").sample(nodes, overlay.nodes)
             if node not in self.adversaries
         ]
-        for edge in build_edges(overlay, self.places, self._random("overlay")):
+        for edge in self._first_edges():
             self._connect(*edge)
         self.end = self._write_script()
+
+    def _first_edges(self) -> list[Edge]:
+        """The links that there are at the beginning."""
+        return build_edges(self.scenario.overlay, self.places, self._random("overlay"))
 
     def play(self, progress: Callable[[float], None] | None) -> None:
         """Let it all happen."""
@@ -138,12 +152,18 @@ class _Experiment:
         facts["repeated_deliveries"] = float(sum(record.repeated for record in self.records))
         facts["events"] = float(simulator.events)
         facts["links"] = sum(map(len, simulator.links)) / 2
-        facts |= self._counters()
+        facts |= self._counters() | self._more_facts()
         if self.adversaries:
             facts["adversary.nodes"] = float(len(self.adversaries))
         if any(adversary.kind == "spy" for adversary in self.adversaries.values()):
             measured = [record for record in self.records if record.phase != WARMUP]
-            facts["adversary.guessed_share"] = self.watch.guessed(measured)
+            found = found_out(
+                measured,
+                self.watch,
+                simulator.machines,
+                self.scenario.dandelion.fluff_probability,
+            )
+            facts |= {f"adversary.{name}": value for name, value in found.items()}
         return RunResult(
             scenario=self.scenario.name,
             protocol=self.protocol,
@@ -165,7 +185,13 @@ class _Experiment:
         for machine in self.simulator.machines:
             if isinstance(machine, PlumtreeMachine):
                 totals.update(machine.engine.snapshot().counters)
+            elif isinstance(machine, Counting):
+                totals.update(machine.counters())
         return {f"engine.{name}": float(count) for name, count in sorted(totals.items())}
+
+    def _more_facts(self) -> dict[str, float]:
+        """Facts of another kind of experiment."""
+        return {}
 
     def _delays(self, phase: str) -> list[float]:
         """Of all deliveries of the messages of a phase, in rising order."""
@@ -194,9 +220,11 @@ class _Experiment:
         order = self._random("adversaries").sample(range(nodes), nodes)
         chosen: dict[int, Adversary] = {}
         for adversary in self.scenario.adversaries:
-            if adversary.kind in PLUMTREE_ONLY and self.protocol != "plumtree":
+            spoken = SPEAKS.get(adversary.kind)
+            if spoken is not None and self.protocol not in spoken:
                 raise InvalidConfig(
-                    f"{self.scenario.name}: a {adversary.kind} speaks plumtree, not {self.protocol}"
+                    f"{self.scenario.name}: a {adversary.kind} speaks "
+                    f"{' or '.join(sorted(spoken))}, not {self.protocol}"
                 )
             for _ in range(round(adversary.share * nodes)):
                 chosen[order.pop()] = adversary

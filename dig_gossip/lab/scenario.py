@@ -7,7 +7,6 @@ in a run follows from its seed, so that a scenario and a seed are a complete des
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -17,6 +16,7 @@ from typing import Any, Final
 import attrs
 
 from dig_gossip.errors import InvalidConfig, Io
+from dig_gossip.lab.engine_options import Addresses, Mempools
 from dig_gossip.lab.values import WARMUP
 from dig_gossip.types.options import (
     about,
@@ -24,14 +24,21 @@ from dig_gossip.types.options import (
     choice,
     flag,
     integer,
+    list_of,
+    nearest,
     number,
     option,
     options_of,
-    read_list,
+    prose,
     show,
     text,
 )
-from dig_gossip.types.sections import PlumtreeConfig
+from dig_gossip.types.sections import (
+    CompactBlockConfig,
+    DandelionConfig,
+    ErlayConfig,
+    PlumtreeConfig,
+)
 
 MAX_SCENARIO_BYTES: Final = 262_144
 MAX_PHASES: Final = 32
@@ -46,45 +53,34 @@ PROTOCOLS: Final = (
     "gossipsub-1.1",
     "gossipsub-1.2",
     "plumtree-paper",
+    "erlay",
+    "erlay-safety-net",
+    "dandelion",
+    "dandelion-safety-net",
+    "compact-blocks",
+    "address-books",
+    "address-books-uniform",
 )
-ADVERSARIES: Final = ("spy", "black-hole", "prune-storm", "liar", "slow-drip")
+#: Those that spread nothing.
+BOOKS: Final = frozenset({"address-books", "address-books-uniform"})
+ADVERSARIES: Final = (
+    "spy",
+    "black-hole",
+    "prune-storm",
+    "liar",
+    "slow-drip",
+    "sketch-bomb",
+    "eclipse",
+)
 
 
-def _read_numbers(value: object) -> tuple[float, ...]:
-    rule = number(0, 1_000_000)
-    return tuple(rule.read(item) for item in read_list(value, MAX_REGIONS))
-
-
-def _read_prose(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 10_000:
-        raise ValueError(f"must be text of at most 10000 characters, not {show(value)}")
-    if not all(char.isprintable() or char == "\n" for char in value):
-        raise ValueError("must have no control characters")
-    return value.strip()
-
-
-def _read_sizes(value: object) -> tuple[int, ...]:
-    rule = integer(16, 1_048_576)
-    sizes = tuple(rule.read(item) for item in read_list(value, 1000))
-    if not sizes:
-        raise ValueError("must not be empty")
-    return sizes
-
-
-def _read_matrix(value: object) -> tuple[tuple[float, ...], ...]:
-    return tuple(_read_numbers(row) for row in read_list(value, MAX_REGIONS))
-
-
-def _read_names(value: object) -> tuple[str, ...]:
-    rule = text(1, 40)
-    return tuple(rule.read(item) for item in read_list(value, MAX_REGIONS))
+_NUMBERS: Final = list_of(number(0, 1_000_000), MAX_REGIONS)
 
 
 def _read_protocols(value: object) -> tuple[str, ...]:
-    rule = choice(*PROTOCOLS)
-    names = tuple(rule.read(item) for item in read_list(value, len(PROTOCOLS)))
-    if not names or len(set(names)) != len(names):
-        raise ValueError("must name at least one protocol, and none twice")
+    names = list_of(choice(*PROTOCOLS), len(PROTOCOLS), least=1).read(value)
+    if len(set(names)) != len(names):
+        raise ValueError("must name no protocol twice")
     return names
 
 
@@ -114,34 +110,22 @@ class Overlay:
 class Network:
     """What links do to frames. Without regions latencies are drawn for each link."""
 
-    latency_ms: tuple[float, ...] = attrs.field(
-        default=(10.0, 100.0),
-        converter=_read_numbers,
-        metadata=about(
-            "Least and greatest one-way latency of a link, drawn evenly; with regions, what each "
-            "link adds to the latency between its regions.",
-            kind="list of two numbers",
-            unit="milliseconds",
-        ),
+    latency_ms: tuple[float, ...] = option(
+        (10.0, 100.0),
+        _NUMBERS,
+        """Least and greatest one-way latency of a link, drawn evenly; with regions, what each link
+        adds to the latency between its regions.""",
+        unit="milliseconds",
     )
-    regions: tuple[str, ...] = attrs.field(
-        default=(),
-        converter=_read_names,
-        metadata=about("Names of the regions.", kind="list of text"),
+    regions: tuple[str, ...] = option(
+        (), list_of(text(1, 40), MAX_REGIONS), "Names of the regions."
     )
-    shares: tuple[float, ...] = attrs.field(
-        default=(),
-        converter=_read_numbers,
-        metadata=about("The weight of each region.", kind="list of numbers"),
-    )
-    between_ms: tuple[tuple[float, ...], ...] = attrs.field(
-        default=(),
-        converter=_read_matrix,
-        metadata=about(
-            "One-way latency between regions, a row a region.",
-            kind="list of lists of numbers",
-            unit="milliseconds",
-        ),
+    shares: tuple[float, ...] = option((), _NUMBERS, "The weight of each region.")
+    between_ms: tuple[tuple[float, ...], ...] = option(
+        (),
+        list_of(_NUMBERS, MAX_REGIONS),
+        "One-way latency between regions, a row a region.",
+        unit="milliseconds",
     )
     uplink_mbit: float = option(
         0.0,
@@ -235,12 +219,11 @@ class Phase:
         "How many nodes take turns, at random, as the origin; 0: all of them.",
         unit="nodes",
     )
-    sizes: tuple[int, ...] = attrs.field(
-        default=(1024,),
-        converter=_read_sizes,
-        metadata=about(
-            "Payload sizes, drawn evenly from this list.", kind="list of numbers", unit="bytes"
-        ),
+    sizes: tuple[int, ...] = option(
+        (1024,),
+        list_of(integer(16, 1_048_576), 1000, least=1),
+        "Payload sizes, drawn evenly from this list.",
+        unit="bytes",
     )
     kill: float = option(
         0.0,
@@ -288,7 +271,9 @@ class Adversary:
         choice(*ADVERSARIES),
         """``spy`` records who sends it what first and guesses origins. ``black-hole`` takes part
         but forwards nothing. ``prune-storm`` prunes every peer all the time. ``liar`` announces
-        messages that do not exist. ``slow-drip`` forwards everything, but late.""",
+        messages that do not exist. ``slow-drip`` forwards everything, but late. ``sketch-bomb``
+        sends the largest sketches that nobody can decode, to all that it dialed. ``eclipse`` tells
+        of nobody but its own kind, and sits in inbound slots.""",
     )
     share: float = option(0.1, number(0, 0.9), "The share of nodes.")
     delay_secs: float = option(
@@ -304,11 +289,7 @@ class Settings:
     """The keys outside of any table."""
 
     title: str = option("", text(0, 200), "One line for lists and headings.")
-    description: str = attrs.field(
-        default="",
-        converter=_read_prose,
-        metadata=about("What the scenario shows, and what it assumes.", kind="text"),
-    )
+    description: str = option("", prose(10_000), "What the scenario shows, and what it assumes.")
     protocols: tuple[str, ...] = attrs.field(
         default=("plumtree", "flood"),
         converter=_read_protocols,
@@ -336,6 +317,11 @@ class Scenario:
     churn: Churn
     phases: tuple[Phase, ...]
     plumtree: PlumtreeConfig
+    erlay: ErlayConfig
+    dandelion: DandelionConfig
+    compact_blocks: CompactBlockConfig
+    mempools: Mempools
+    addresses: Addresses
     gossipsub: Gossipsub
     adversaries: tuple[Adversary, ...]
 
@@ -356,6 +342,11 @@ _TABLES: Final[Mapping[str, type]] = {
     "network": Network,
     "churn": Churn,
     "plumtree": PlumtreeConfig,
+    "erlay": ErlayConfig,
+    "dandelion": DandelionConfig,
+    "compact_blocks": CompactBlockConfig,
+    "mempools": Mempools,
+    "addresses": Addresses,
     "gossipsub": Gossipsub,
 }
 _LISTS: Final[Mapping[str, type]] = {"phase": Phase, "adversary": Adversary}
@@ -439,9 +430,7 @@ def shipped(name: str) -> Scenario:
     """
     names = shipped_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InvalidConfig(f"no scenario is called {show(name)}{hint}")
+        raise InvalidConfig(f"no scenario is called {show(name)}{nearest(name, names)}")
     file = resources.files("dig_gossip.lab") / "scenarios" / f"{name}.toml"
     return parse(file.read_text(encoding="utf-8"), name)
 
@@ -452,8 +441,7 @@ def _build(
     known = [item.name for item in options_of(kind)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, [*known, *(also or ())], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = nearest(key, [*known, *(also or ())])
             raise InvalidConfig(f"{where}: there is no key {show(key)}{hint}")
     try:
         return kind(**values)
@@ -476,6 +464,8 @@ def _check(scenario: Scenario) -> None:
         raise InvalidConfig(f"{name}: overlay.nat needs the kind dials")
     if sum(item.share for item in scenario.adversaries) > 0.9:
         raise InvalidConfig(f"{name}: adversaries are more than 0.9 of the nodes")
+    if scenario.erlay.policy != ErlayConfig().policy:
+        raise InvalidConfig(f"{name}: erlay.policy follows from the protocol's name")
     gossipsub = scenario.gossipsub
     if not gossipsub.d_low <= gossipsub.d <= gossipsub.d_high:
         raise InvalidConfig(f"{name}: gossipsub needs d_low <= d <= d_high")

@@ -48,6 +48,7 @@ class Simulator:
     :ivar delays: of each node, seconds by which it sends late; empty for nobody.
     :ivar on_frame: called for every frame that arrives with (receiver, sender, message), if set.
     :ivar on_ping: called when a node wants to measure a round trip, of (node, peer), if set.
+    :ivar on_other: called with (node, effect) for effects that are none of the simulator's, if set.
     :ivar events: how many there have been.
     """
 
@@ -71,6 +72,7 @@ class Simulator:
         self.delays: dict[int, float] = {}
         self.on_frame: Callable[[int, int, Message], None] | None = None
         self.on_ping: Callable[[int, PeerId], None] | None = None
+        self.on_other: Callable[[int, Effect], None] | None = None
         self.deliveries = 0
         self.payload_frames = 0
         self.events = 0
@@ -178,6 +180,8 @@ class Simulator:
                     self.on_ping(node, effect.peer)  # type: ignore[union-attr]
             elif kind is ClearTimer:
                 self._timers[node].pop(effect.key, None)  # type: ignore[union-attr]
+            elif self.on_other is not None:
+                self.on_other(node, effect)
 
     def send(self, node: int, peers: tuple[PeerId, ...], message: Message) -> None:
         """Put a frame on links; those that are gone get none."""

@@ -41,15 +41,13 @@ from dig_gossip.effects import (
 from dig_gossip.gossip.erlay import Erlay
 from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import BroadcastResult, PeerMode, Verdict
+from dig_gossip.lab.asking import ASKED, Asking
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId
 from dig_gossip.types.reputation import PenaltyReason
 from dig_gossip.types.sections import ErlayConfig
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType
-
-_FIRST_ID = 0x4000
-_IDS = 0x4000
 
 
 def announcement(number: int, fees: int = 1) -> Message:
@@ -172,12 +170,6 @@ class Traffic:
 
 
 @attrs.define
-class _Asked:
-    key: TimerKey
-    is_open: bool = True
-
-
-@attrs.define
 class Node:
     """One simulated node.
 
@@ -186,8 +178,7 @@ class Node:
 
     engine: TransactionEngine
     carrier: Plumtree | None = None
-    asked: dict[tuple[PeerId, int], _Asked] = attrs.Factory(dict)
-    ids: itertools.count[int] = attrs.Factory(itertools.count)
+    asking: Asking = attrs.Factory(Asking)
 
 
 class ErlayNetwork:
@@ -268,9 +259,8 @@ class ErlayNetwork:
         for name, peer in ((a, b), (b, a)):
             self._latency[name].pop(peer, None)
             node = self.nodes[name]
-            for (asked_peer, _), asked in list(node.asked.items()):
-                if asked_peer == peer:
-                    self._expire(name, peer, asked)
+            for key in node.asking.lost(peer):
+                self.perform(name, node.engine.answered(peer, key, None))
             if node.carrier is not None:
                 self.perform(name, node.carrier.peer_down(peer))
             self.perform(name, node.engine.peer_down(peer))
@@ -339,8 +329,10 @@ class ErlayNetwork:
                 case Send(peers, message):
                     for peer in peers:
                         self.send(name, peer, message)
-                case Request(peer, message, key, timeout):
-                    self._ask(name, peer, message, key, timeout)
+                case Request(peer):
+                    message, timer = self.nodes[name].asking.ask(effect)
+                    self.send(name, peer, message)
+                    self._set_timer(name, timer.key, timer.delay)
                 case Reply(peer, message):
                     self.send(name, peer, message)
                 case Deliver(_, message):
@@ -405,10 +397,9 @@ class ErlayNetwork:
             return
         node = self.nodes[name]
         if message.type == DigMessageType.RECONCILIATION_RESPONSE:
-            asked = node.asked.pop((sender, message.id or 0), None)
-            if asked is not None and asked.is_open:
-                asked.is_open = False
-                self.perform(name, node.engine.answered(sender, asked.key, message))
+            key = node.asking.answered(sender, message)
+            if key is not None:
+                self.perform(name, node.engine.answered(sender, key, message))
         elif message.type == DigMessageType.RECONCILIATION_SKETCH:
             self.perform(name, node.engine.requested(sender, message))
         elif message.type == ChiaMessageType.NEW_TRANSACTION:
@@ -417,33 +408,17 @@ class ErlayNetwork:
         elif node.carrier is not None:
             self.perform(name, node.carrier.control_received(sender, message))
 
-    def _ask(
-        self, name: PeerId, peer: PeerId, message: Message, key: TimerKey, timeout: float
-    ) -> None:
-        asked = _Asked(key)
-        node = self.nodes[name]
-        message_id = _FIRST_ID + next(node.ids) % _IDS
-        node.asked[peer, message_id] = asked
-        self.send(name, peer, attrs.evolve(message, id=message_id))
-
-        def expire() -> None:
-            node.asked.pop((peer, message_id), None)
-            self._expire(name, peer, asked)
-
-        self._at(self.time + timeout, expire)
-
-    def _expire(self, name: PeerId, peer: PeerId, asked: _Asked) -> None:
-        if asked.is_open:
-            asked.is_open = False
-            self.perform(name, self.nodes[name].engine.answered(peer, asked.key, None))
-
     def _set_timer(self, name: PeerId, key: TimerKey, delay: float) -> None:
         def fire() -> None:
             if self._timers.get((name, key)) == number:
                 del self._timers[name, key]
                 node = self.nodes[name]
                 engine = node.engine
-                if node.carrier is not None and not key[0].startswith("erlay."):
+                if key[0] == ASKED:
+                    expired = node.asking.expired(key)
+                    if expired is not None:
+                        self.perform(name, engine.answered(*expired, None))
+                elif node.carrier is not None and not key[0].startswith("erlay."):
                     self.perform(name, node.carrier.timer_fired(key))
                 else:
                     self.perform(name, engine.timer_fired(key))

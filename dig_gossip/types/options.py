@@ -14,6 +14,7 @@ Source: behaviour §2, CFG-102-X.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import math
 import os
@@ -187,6 +188,12 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Say which key was probably meant, as the end of a complaint; "" if none is near."""
+    near = difflib.get_close_matches(key[:64], list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 # --- rules for plain values ------------------------------------------------------------------
 
 
@@ -275,6 +282,31 @@ def choice(*values: str) -> Rule[str]:
         return value
 
     return Rule(read, "text", words)
+
+
+def list_of(rule: Rule[T], limit: int, *, least: int = 0) -> Rule[tuple[T, ...]]:
+    """A list of ``least`` to ``limit`` values."""
+
+    def read(value: object) -> tuple[T, ...]:
+        items = tuple([rule.read(item) for item in read_list(value, limit)])
+        if len(items) < least:
+            raise ValueError(f"must list at least {least}, not {len(items)}")
+        return items
+
+    return Rule(read, f"list of {rule.kind}", rule.range)
+
+
+def prose(limit: int) -> Rule[str]:
+    """Text of any script, in several lines, without the white space around it."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or len(value) > limit:
+            raise ValueError(f"must be text of at most {limit} characters, not {show(value)}")
+        if not all(char.isprintable() or char == "\n" for char in value):
+            raise ValueError("must have no control characters")
+        return value.strip()
+
+    return Rule(read, "text", f"at most {limit} characters")
 
 
 def optional(rule: Rule[T]) -> Rule[T | None]:

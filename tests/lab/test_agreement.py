@@ -10,7 +10,7 @@ from statistics import fmean
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from dig_gossip.lab.run import _Experiment
+from dig_gossip.lab.run import Experiment
 from dig_gossip.lab.scenario import Scenario, parse
 from dig_gossip.lab.values import WARMUP
 from dig_gossip.service.subscriptions import Subscription
@@ -54,7 +54,7 @@ class Comparison:
     """
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
-        self.experiment = _Experiment(scenario, "plumtree", seed)
+        self.experiment = Experiment(scenario, "plumtree", seed)
         self.experiment.play(None)
         self.records = [r for r in self.experiment.records if r.phase != WARMUP]
         traffic = self.experiment.result().bytes["measured"]

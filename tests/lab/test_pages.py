@@ -320,3 +320,26 @@ class ComparisonTests(PageCase):
         self.assertIn("<ins>+&lt;i&gt;</ins>", text)
         titles = re.findall(r"<figure><h3>(.*?)</h3>", text)
         self.assertEqual(titles[:2], ["A: Propagation", "B: Propagation"])
+
+
+class EnginePictureTests(SynchronousTestCase):
+    """Pictures that only runs of some engines have."""
+
+    def names(self, runs: list[RunResult]) -> list[str]:
+        """What is drawn."""
+        return [picture.name for picture in pictures(runs)]
+
+    def test_what_spies_find_out(self) -> None:
+        """Bars for each protocol that was spied on.  design §6"""
+        plain = make_run("flood")
+        self.assertNotIn("found-out", self.names([plain]))
+        facts = {"adversary.guessed_share": 0.5, "adversary.first_spy_precision": 0.4}
+        spied = [make_run("announce", facts=facts), plain]
+        self.assertIn("found-out", self.names(spied))
+
+    def test_captured_sessions(self) -> None:
+        """A line over time.  design §6"""
+        run = make_run("flood")
+        self.assertNotIn("captured", self.names([run]))
+        series = [{"t": 60.0 * step, "captured": 0.1 * step} for step in range(5)]
+        self.assertIn("captured", self.names([attrs.evolve(run, series=series)]))

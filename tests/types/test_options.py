@@ -11,9 +11,12 @@ from dig_gossip.types.options import (
     checked,
     choice,
     integer,
+    list_of,
+    nearest,
     number,
     option,
     options_of,
+    prose,
     read_address,
     show,
 )
@@ -90,3 +93,26 @@ class WordingTests(SynchronousTestCase):
         """A host name outside ASCII is refused with the way out.  behaviour §2"""
         error = self.assertRaises(ValueError, read_address, "bücher.example:1")
         self.assertIn("xn--", str(error))
+
+
+class ListTests(SynchronousTestCase):
+    """Rules for values of several parts."""
+
+    def test_list_of(self) -> None:
+        """Each item by its rule, and as many as may be.  CFG-102-X"""
+        rule = list_of(integer(1, 5), 3, least=1)
+        self.assertEqual((rule.read([1, 5]), rule.kind), ((1, 5), "list of whole number"))
+        for wrong in ([], [1, 2, 3, 4], [6], "12", 1, [[1]]):
+            self.assertRaises(ValueError, rule.read, wrong)
+
+    def test_prose(self) -> None:
+        """Lines of any script, without what surrounds them.  CFG-102-X"""
+        rule = prose(8)
+        self.assertEqual(rule.read("\n a\nß \n"), "a\nß")
+        for wrong in ("a" * 9, "\0", "\t", 1):
+            self.assertRaises(ValueError, rule.read, wrong)
+
+    def test_nearest(self) -> None:
+        """A hint, or none.  CFG-102-X"""
+        self.assertEqual(nearest("node", ["nodes", "links"]), "; did you mean nodes?")
+        self.assertEqual(nearest("x", ["nodes"]), "")

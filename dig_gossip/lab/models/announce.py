@@ -27,8 +27,8 @@ _ANNOUNCE: Final = 1
 _REQUEST: Final = 2
 _RESPOND: Final = 3
 _ANNOUNCE_BYTES: Final = 6 + 32 + 8 + 8
-_REQUEST_BYTES: Final = 8 + 32
-_ID_BYTES: Final = 2  # an answer's correlation id
+REQUEST_BYTES: Final = 8 + 32
+ID_BYTES: Final = 2  # an answer's correlation id
 
 KINDS: Final[Mapping[int, str]] = {
     _ANNOUNCE: "announcements",
@@ -74,7 +74,7 @@ class AnnounceRequest:
             found = self._have.get(got.content)
             if found is None:
                 return []
-            answer = frame(_RESPOND, len(found) + _ID_BYTES, payload=found)
+            answer = frame(_RESPOND, len(found) + ID_BYTES, payload=found)
             return [Send((peer,), answer)]
         assert got.payload is not None
         return self._arrived(peer, got.payload)
@@ -103,7 +103,7 @@ class AnnounceRequest:
         if not waiting:
             del self._asked[digest]
             return []
-        request = frame(_REQUEST, _REQUEST_BYTES, digest)
+        request = frame(_REQUEST, REQUEST_BYTES, digest)
         return [
             Send((waiting.popleft(),), request),
             SetTimer(("request", digest), REQUEST_SECS),
