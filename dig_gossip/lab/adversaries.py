@@ -115,7 +115,7 @@ class Spy(Around):
             return effects
         for effect in effects:
             if isinstance(effect, Deliver):
-                self._watch.saw(id(effect.message), effect.peer)
+                self._watch.saw(id(effect.message.data), effect.peer)
         return effects
 
 
