@@ -177,6 +177,10 @@ class TaggedTrees:
         """Whether messages of our own may get a tag."""
         return len(self.peers) >= MIN_LINKS
 
+    def tag_of(self, peer: PeerId, message_id: int) -> int | None:
+        """What the id of a message says: 0 is no tag, nor is anything from those without trees."""
+        return message_id if message_id and peer in self.peers else None
+
     def get(self, tag: int | None) -> TaggedTree | None:
         """Look a tree up."""
         return None if tag is None else self._trees.get(tag)
