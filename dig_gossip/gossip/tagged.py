@@ -235,7 +235,7 @@ class TaggedTrees:
         for peer in asked:
             self._asked[peer] = now + PONG_SECS + 4 * self._delay(peer)
         pings: list[Effect] = [Ping(peer) for peer in asked]
-        return [*pings, SetTimer(TREE_PING_TIMER, min(self._asked.values()) - now)]
+        return [*pings, self._until_pong(now)]
 
     def _pongs_due(self, now: float) -> list[Effect]:
         """Who has not answered by now is silent."""
@@ -248,9 +248,10 @@ class TaggedTrees:
             effects += self._let_go(peer, now)
         if len(self._silent) > silent:
             effects += self._look_around(now)
-        if self._asked:
-            effects.append(SetTimer(TREE_PING_TIMER, min(self._asked.values()) - now))
-        return effects
+        return [*effects, self._until_pong(now)] if self._asked else effects
+
+    def _until_pong(self, now: float) -> SetTimer:
+        return SetTimer(TREE_PING_TIMER, max(0.0, min(self._asked.values()) - now))
 
     def _let_go(self, peer: PeerId, now: float) -> list[Effect]:
         """Take a peer out of all trees, and hang those on others that hung on it."""
