@@ -534,6 +534,7 @@ class TaggedTrees:
         tag = self._rng.randrange(1, MAX_TAG + 1)
         if tag in self._trees:
             return []  # the next wish draws another one
+        self._make_room()
         self._credit -= 1
         self._counters.trees_opened += 1
         root = self._root = self._trees[tag] = TaggedTree(tag, 0.0, now, self._counters)
@@ -557,19 +558,22 @@ class TaggedTrees:
         if allowance is None or not self._has_room(now) or not allowance.take(now):
             self._counters.trees_refused += 1
             return None
+        self._make_room()
         tree = self._trees[tag] = TaggedTree(tag, distance, now, self._counters)
         tree.add(peer)
         tree.parent = peer
         return tree
 
     def _has_room(self, now: float) -> bool:
-        """Whether there is room for one more tree; makes some, if need be and possible."""
-        if len(self._trees) < MAX_TREES:
-            return True
-        oldest = min(self._trees.values(), key=lambda tree: tree.used_at)
-        if now - oldest.used_at < IDLE_SECS:
-            return False
-        del self._trees[oldest.tag]
-        if oldest is self._root:
-            self._root = None
-        return True
+        """Whether there is room for one more tree, or :meth:`_make_room` makes some."""
+        return len(self._trees) < MAX_TREES or now - self._oldest().used_at >= IDLE_SECS
+
+    def _make_room(self) -> None:
+        if len(self._trees) >= MAX_TREES:
+            oldest = self._oldest()
+            del self._trees[oldest.tag]
+            if oldest is self._root:
+                self._root = None
+
+    def _oldest(self) -> TaggedTree:
+        return min(self._trees.values(), key=lambda tree: tree.used_at)
