@@ -434,7 +434,7 @@ class Session:
 
     def _special_received(self, message: Message) -> None:
         opcode = message.type
-        if message.id is not None:
+        if message.id is not None and not self._may_have_tag[opcode]:
             if self._answered(message):
                 return
             if self._etiquette is not None:

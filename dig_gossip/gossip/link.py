@@ -12,6 +12,7 @@ from typing import Final
 
 from dig_gossip.gossip.seen import Sighting
 from dig_gossip.types.peer import PeerId
+from dig_gossip.wire.trees import SHORT_HASH_BYTES
 
 PULL_WINDOW_SECS: Final = 5.0  # an answer to a pull is recognized for this long
 PRUNE_INTERVAL_SECS: Final = 1.0  # between two PRUNEs to one peer
@@ -74,7 +75,7 @@ class Link:
         self.role_changed = -math.inf
         self.pruned_at = -math.inf
         self._distrusted_until = -math.inf
-        #: messages we have asked it for: hash -> (monotonic seconds, how)
+        #: messages we have asked it for: hash or short hash -> (monotonic seconds, how)
         self.pulls: dict[bytes, tuple[float, Pull]] = {}
         #: hash of an unanswered pull -> monotonic seconds
         self._failures: dict[bytes, float] = {}
@@ -102,14 +103,16 @@ class Link:
     def answered(self, digest: bytes, now: float) -> Pull | None:
         """Recognize a full frame as the answer to a pull; only the first one is.
 
-        An answer that comes after we lost patience also clears the peer of that failure.
+        An answer that comes after we lost patience also clears the peer of that failure. It may
+        have been pulled by its short hash, and come without a tag.
 
         :returns: how we had pulled; None if the frame is no answer.
         """
-        pull = self.pulls.pop(digest, None)
+        name = digest if digest in self.pulls else digest[:SHORT_HASH_BYTES]
+        pull = self.pulls.pop(name, None)
         if pull is None:
             return None
-        self._failures.pop(digest, None)
+        self._failures.pop(name, None)
         at, how = pull
         return how if now - at <= PULL_WINDOW_SECS else None
 

@@ -18,8 +18,8 @@ per node approach one, and every other link stands by.
 
 The stages of a message at one node: :class:`~dig_gossip.gossip.seen.Stage`. The application gets a
 message when it leaves *unseen* (or when its verdict comes) and never again; the tree gets it when
-it enters REMOTE or LOCAL and never again. Whatever the interleaving of sessions of all kinds, that is
-once each. In which tree it runs, and to which sessions: :mod:`~dig_gossip.gossip.tagged`,
+it enters REMOTE or LOCAL and never again: once each, whatever the interleaving of sessions of all
+kinds. In which tree it runs, and to which sessions: :mod:`~dig_gossip.gossip.tagged`,
 :mod:`~dig_gossip.gossip.shared_tree`.
 
 Invariants, checked after every step by the tests: eager and lazy peers are disjoint and together
@@ -78,10 +78,7 @@ from dig_gossip.gossip.values import (
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
 from dig_gossip.types.reputation import PenaltyReason
-from dig_gossip.wire.dig import (
-    PlumtreeLazyAnnounce,
-    PlumtreeRequestByHash,
-)
+from dig_gossip.wire.dig import PlumtreeLazyAnnounce, PlumtreeRequestByHash
 from dig_gossip.wire.message import Message, message_hash
 
 PURGE_TIMER: Final[TimerKey] = ("purge", b"")
@@ -284,20 +281,23 @@ class Plumtree(FirstCopies):
         return BroadcastResult(effects, announced)
 
     def received(self, peer: PeerId, message: Message, needs_validation: bool) -> list[Effect]:
-        """Take in a full message of the flood class, without a correlation id.
+        """Take in a full message of the flood class.
 
+        :param message: its id, if any, is a tag, or nothing that matters here.
         :param needs_validation: a validator is registered for the opcode: ``Validate`` is
             returned, and :meth:`validated` decides.
         Source: behaviour PLT-004, PLT-004.1, PLT-103-X; design D6.
         """
         digest = message_hash(message)
         sighting = self._seen.get(digest)
-        link = self._links.get(peer)
+        link, tag = self._links.get(peer), message.id
+        if tag is not None:
+            message = Message(message.type, None, message.data)
+            tag = self._tagged.tag_of(peer, tag)
         if link is None:
             return self._received_outside(peer, digest, message, sighting, needs_validation)
         now = self._now()
-        tag = message.id
-        pull = link.answered(digest if tag is None else digest[:8], now) if link.pulls else None
+        pull = link.answered(digest, now) if link.pulls else None
         if sighting is not None and sighting.stage is not _HELD:
             return self._duplicate(link, digest, sighting, tag, now, is_answer=pull is not None)
         if needs_validation and sighting is None and not self._has_room(link, message):
@@ -307,7 +307,6 @@ class Plumtree(FirstCopies):
             self._tagged.came_elsewhere(digest, aware)
             effects, is_late = self._shared.came(link, digest, pull, aware, now), False
         else:
-            message = Message(message.type, None, message.data)
             effects, is_late = self._tagged.came(link, tag, digest, pull, aware, now)
             self._shared.came_elsewhere(digest, aware)
         if sighting is None:

@@ -177,6 +177,10 @@ class TaggedTrees:
         """Whether messages of our own may get a tag."""
         return len(self.peers) >= MIN_LINKS
 
+    def tag_of(self, peer: PeerId, message_id: int) -> int | None:
+        """What the id of a message says: 0 is no tag, nor is anything from those without trees."""
+        return message_id if message_id and peer in self.peers else None
+
     def get(self, tag: int | None) -> TaggedTree | None:
         """Look a tree up."""
         return None if tag is None else self._trees.get(tag)
@@ -231,7 +235,7 @@ class TaggedTrees:
         for peer in asked:
             self._asked[peer] = now + PONG_SECS + 4 * self._delay(peer)
         pings: list[Effect] = [Ping(peer) for peer in asked]
-        return [*pings, SetTimer(TREE_PING_TIMER, min(self._asked.values()) - now)]
+        return [*pings, self._until_pong(now)]
 
     def _pongs_due(self, now: float) -> list[Effect]:
         """Who has not answered by now is silent."""
@@ -244,9 +248,10 @@ class TaggedTrees:
             effects += self._let_go(peer, now)
         if len(self._silent) > silent:
             effects += self._look_around(now)
-        if self._asked:
-            effects.append(SetTimer(TREE_PING_TIMER, min(self._asked.values()) - now))
-        return effects
+        return [*effects, self._until_pong(now)] if self._asked else effects
+
+    def _until_pong(self, now: float) -> SetTimer:
+        return SetTimer(TREE_PING_TIMER, max(0.0, min(self._asked.values()) - now))
 
     def _let_go(self, peer: PeerId, now: float) -> list[Effect]:
         """Take a peer out of all trees, and hang those on others that hung on it."""
@@ -529,6 +534,7 @@ class TaggedTrees:
         tag = self._rng.randrange(1, MAX_TAG + 1)
         if tag in self._trees:
             return []  # the next wish draws another one
+        self._make_room()
         self._credit -= 1
         self._counters.trees_opened += 1
         root = self._root = self._trees[tag] = TaggedTree(tag, 0.0, now, self._counters)
@@ -552,19 +558,22 @@ class TaggedTrees:
         if allowance is None or not self._has_room(now) or not allowance.take(now):
             self._counters.trees_refused += 1
             return None
+        self._make_room()
         tree = self._trees[tag] = TaggedTree(tag, distance, now, self._counters)
         tree.add(peer)
         tree.parent = peer
         return tree
 
     def _has_room(self, now: float) -> bool:
-        """Whether there is room for one more tree; makes some, if need be and possible."""
-        if len(self._trees) < MAX_TREES:
-            return True
-        oldest = min(self._trees.values(), key=lambda tree: tree.used_at)
-        if now - oldest.used_at < IDLE_SECS:
-            return False
-        del self._trees[oldest.tag]
-        if oldest is self._root:
-            self._root = None
-        return True
+        """Whether there is room for one more tree, or :meth:`_make_room` makes some."""
+        return len(self._trees) < MAX_TREES or now - self._oldest().used_at >= IDLE_SECS
+
+    def _make_room(self) -> None:
+        if len(self._trees) >= MAX_TREES:
+            oldest = self._oldest()
+            del self._trees[oldest.tag]
+            if oldest is self._root:
+                self._root = None
+
+    def _oldest(self) -> TaggedTree:
+        return min(self._trees.values(), key=lambda tree: tree.used_at)

@@ -76,6 +76,42 @@ class KeepaliveTests(SynchronousTestCase):
         self.assertEqual({len(payload) for payload in payloads}, {8})
         self.assertEqual(len(set(payloads)), len(payloads))
 
+    # -- besides the regular probes
+
+    def test_probe_besides_is_measured_like_the_others(self) -> None:
+        """From when it was asked for to its pong.  Capability 207"""
+        self.time.seconds = 5.0
+        payload = self.keepalive.probe()
+        assert payload is not None
+        self.assertEqual(len(payload), 8)
+        self.time.seconds = 5.25
+        self.assertEqual(self.keepalive.pong(payload), 0.25)
+        self.assertEqual(self.keepalive.rtt_history, (0.25,))
+
+    def test_no_second_probe_while_one_is_under_way(self) -> None:
+        """Neither after a regular one nor after one of these.  Capability 207"""
+        regular = self.probe(30.0)
+        self.assertIsNone(self.keepalive.probe())
+        self.keepalive.pong(regular)
+        besides = self.keepalive.probe()
+        assert besides is not None
+        self.assertIsNone(self.keepalive.probe())
+        self.assertIsNone(self.keepalive.pong(regular))
+        self.assertIsNone(self.keepalive.probe())
+        self.keepalive.pong(besides)
+        self.assertIsNotNone(self.keepalive.probe())
+
+    def test_regular_probes_go_on_as_if_there_were_no_others(self) -> None:
+        """An unanswered one is replaced when the regular one is due.  CON-004"""
+        self.time.seconds = 10.0
+        besides = self.keepalive.probe()
+        self.assertIsInstance(self.at(29.0), Skip)
+        regular = self.probe(30.0)
+        self.assertNotEqual(regular, besides)
+        self.assertIsNone(self.keepalive.pong(besides or b""))
+        self.time.seconds = 30.5
+        self.assertEqual(self.keepalive.pong(regular), 0.5)
+
     # -- dead or alive
 
     def test_silence_ends_at_the_timeout(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from itertools import pairwise
+from itertools import combinations, pairwise
 from random import Random
 from typing import ClassVar
 
@@ -19,13 +19,27 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from dig_gossip.effects import Deliver, Effect, Penalize, Send, SetTimer, TimerKey, Validate
+from dig_gossip.effects import Deliver, Effect, Penalize, Ping, Send, SetTimer, TimerKey, Validate
 from dig_gossip.gossip.plumtree import Plumtree
+from dig_gossip.gossip.tagged import MAX_TREES
 from dig_gossip.gossip.values import PeerMode, Verdict
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message, message_hash
-from tests.gossip.engine_case import TREE, A, B, C, D, EngineCase, attestation, peak, peer_id
+from tests.gossip.engine_case import (
+    TREE,
+    A,
+    B,
+    C,
+    D,
+    E,
+    EngineCase,
+    F,
+    attestation,
+    peak,
+    peer_id,
+)
+from tests.gossip.trees_case import TREES, opening, pull, tagged, tell, tree_graft, tree_prune
 
 _NODES = tuple(peer_id(f"node {number}") for number in range(5))
 _MAX_SEEN, _MAX_CACHED = 1000, 4
@@ -33,7 +47,25 @@ _LIVE = PlumtreeConfig(cache_messages=_MAX_CACHED, first_wave_peers=1)
 
 nodes = st.sampled_from(_NODES)
 pairs = st.tuples(nodes, nodes).filter(lambda pair: pair[0] != pair[1])
-modes = st.sampled_from([TREE, TREE, TREE, PeerMode.FLOOD, PeerMode.CHIA])
+modes = st.sampled_from([TREE, TREE, TREES, TREES, PeerMode.FLOOD, PeerMode.CHIA])
+_IN_TREE = (TREE, TREES)
+_TIMERS = sorted(Plumtree.names)
+#: What peers with trees may say of any of three tags and three messages.
+_tags = st.integers(1, 3)
+_few = st.integers(0, 2).map(lambda number: number_th(number))
+tree_frames = st.one_of(
+    st.builds(opening, _tags, st.sampled_from([0, 20, 65_535])),
+    st.builds(tree_prune, _tags),
+    st.builds(tree_graft, _tags),
+    st.builds(pull, _few),
+    st.builds(tell, _few),
+    st.builds(tagged, _few, _tags),
+)
+
+
+def number_th(number: int) -> Message:
+    """One of the messages that applications broadcast."""
+    return peak(str(number)) if number % 2 else attestation(str(number))
 
 
 class PlumtreeMachine(RuleBasedStateMachine):
@@ -54,6 +86,8 @@ class PlumtreeMachine(RuleBasedStateMachine):
         self.validating: set[PeerId] = set()
         self.pending: list[tuple[PeerId, bytes]] = []
         self.delivered: Counter[tuple[PeerId, bytes]] = Counter()
+        self.pinged: set[tuple[PeerId, PeerId]] = set()
+        self.is_strange = False
 
     # --- the shell --------------------------------------------------------------------------
 
@@ -65,15 +99,21 @@ class PlumtreeMachine(RuleBasedStateMachine):
                     assert len(set(peers)) == len(peers) > 0
                     for peer in peers:
                         mode = self.sessions[node][peer]  # no effect names a stranger
-                        assert message.type < 214 or mode is TREE
+                        assert message.type < 214 or mode in _IN_TREE
+                        assert (message.type < 242 and message.id is None) or mode is TREES
+                        assert message.id != 0
                         self.links[node, peer].append(message)
                 case Deliver(_, message):
+                    assert message.id is None
                     self.delivered[node, message_hash(message)] += 1
                 case SetTimer(key, delay):
                     assert delay >= 0
                     self.timers[node, key] = self.time + delay
                 case Validate(_, _, digest):
                     self.pending.append((node, digest))
+                case Ping(peer):
+                    assert self.sessions[node][peer] is TREES
+                    self.pinged.add((node, peer))
                 case Penalize():
                     raise AssertionError("an honest peer was charged")
 
@@ -90,7 +130,8 @@ class PlumtreeMachine(RuleBasedStateMachine):
         for node, peer in ((a, b), (b, a)):
             self.sessions[node][peer] = mode
             self.links[node, peer] = deque()
-            self.perform(node, self.engines[node].peer_up(peer, mode))
+            effects = self.engines[node].peer_up(peer, mode, speaks_first=node < peer)
+            self.perform(node, effects)
 
     # --- events -----------------------------------------------------------------------------
 
@@ -118,7 +159,7 @@ class PlumtreeMachine(RuleBasedStateMachine):
     @rule(node=nodes, number=st.integers(0, 5), exclude=st.none() | nodes)
     def broadcast(self, node: PeerId, number: int, exclude: PeerId | None) -> None:
         """An application broadcasts, perhaps what others have broadcast."""
-        message = peak(str(number)) if number % 2 else attestation(str(number))
+        message = number_th(number)
         result = self.engines[node].broadcast(message, exclude)
         assert 0 <= result.announced <= len(self.sessions[node])
         self.perform(node, result.effects)
@@ -142,7 +183,7 @@ class PlumtreeMachine(RuleBasedStateMachine):
             del self.timers[node, key]
             self.perform(node, self.engines[node].timer_fired(key))
 
-    @rule(node=nodes, key=st.sampled_from(["announce", "missing", "purge", "nonsense"]))
+    @rule(node=nodes, key=st.sampled_from([*_TIMERS, "nonsense"]))
     def stray_timer(self, node: PeerId, key: str) -> None:
         """A timer fires that nobody set, or early."""
         self.perform(node, self.engines[node].timer_fired((key, b"")))
@@ -151,6 +192,22 @@ class PlumtreeMachine(RuleBasedStateMachine):
     def measure(self, pair: tuple[PeerId, PeerId], rtt: float, score: float) -> None:
         """A round trip was measured."""
         self.perform(pair[0], self.engines[pair[0]].rtt_updated(pair[1], rtt, score))
+
+    @precondition(lambda self: self.pinged)
+    @rule(data=st.data(), lives=st.booleans(), rtt=st.floats(0.001, 1.0))
+    def pong(self, data: st.DataObject, lives: bool, rtt: float) -> None:
+        """A ping is answered, or never."""
+        node, peer = data.draw(st.sampled_from(sorted(self.pinged)))
+        self.pinged.remove((node, peer))
+        if lives:
+            self.perform(node, self.engines[node].rtt_updated(peer, rtt, 0.0))
+
+    @rule(pair=pairs, frame=tree_frames)
+    def strange_frame(self, pair: tuple[PeerId, PeerId], frame: Message) -> None:
+        """A peer says what it has no reason to say."""
+        if self.sessions[pair[0]].get(pair[1]) is TREES:
+            self.is_strange = True
+            self.links[pair].append(frame)
 
     @rule(node=nodes)
     def toggle_validator(self, node: PeerId) -> None:
@@ -178,7 +235,7 @@ class PlumtreeMachine(RuleBasedStateMachine):
             snapshot = engine.snapshot()
             modes = self.sessions[node]
             assert not snapshot.eager & snapshot.lazy
-            assert snapshot.eager | snapshot.lazy == {p for p in modes if modes[p] is TREE}
+            assert snapshot.eager | snapshot.lazy == {p for p in modes if modes[p] in _IN_TREE}
             assert snapshot.flood == {p for p in modes if modes[p] is PeerMode.FLOOD}
             assert snapshot.chia == {p for p in modes if modes[p] is PeerMode.CHIA}
 
@@ -194,18 +251,31 @@ class PlumtreeMachine(RuleBasedStateMachine):
             snapshot = engine.snapshot()
             assert snapshot.cached <= _MAX_CACHED
             assert snapshot.seen <= _MAX_SEEN
-            assert snapshot.missing <= 6
-            assert snapshot.unannounced <= 6
+            assert snapshot.missing <= 2 * 6  # by the hash, and by the short one
+            assert snapshot.unannounced <= 2 * 6
+            assert snapshot.trees <= MAX_TREES
             assert 0.1 <= snapshot.lazy_timeout <= 2.0
+
+    @invariant()
+    def trees_lead_to_peers(self) -> None:
+        """Nobody is eager, asked, silent or listed in a tree who has no trees."""
+        for node, engine in self.engines.items():
+            tagged, modes = engine._tagged, self.sessions[node]
+            peers = {peer for peer in modes if modes[peer] is TREES}
+            assert set(tagged.peers) == peers
+            assert tagged._silent | set(tagged._asked) <= peers
+            for tree in tagged._trees.values():
+                assert set(tree.eager) | set(tree.offers) <= peers
 
     def teardown(self) -> None:
         """Whatever happened: in a healed network new messages reach everybody, once.
 
-        And both ends of a link agree on it, unless copies from outside the tree came first.
+        And both ends of a link agree on it, unless copies from outside the tree came first, or
+        messages ran in other trees.
         """
         self.validating.clear()
         for a, b in pairwise(_NODES):
-            if self.sessions[a].get(b) is not TREE:
+            if self.sessions[a].get(b) not in _IN_TREE:
                 self.disconnect((a, b))
                 self.open(a, b, TREE)
         for number in range(4):
@@ -221,32 +291,53 @@ class PlumtreeMachine(RuleBasedStateMachine):
                 expected = 0 if node == origin else 1
                 assert self.delivered[node, message_hash(message)] == expected
         snapshots = {node: engine.snapshot() for node, engine in self.engines.items()}
-        if not any(snapshot.flood for snapshot in snapshots.values()):
-            eager = {(node, peer) for node in _NODES for peer in snapshots[node].eager}
-            assert eager == {(peer, node) for node, peer in eager}
+        if self.is_strange or any(each.flood or each.trees for each in snapshots.values()):
+            return
+        eager = {(node, peer) for node in _NODES for peer in snapshots[node].eager}
+        assert eager == {(peer, node) for node, peer in eager}
+
+
+class TreesMachine(PlumtreeMachine):
+    """Everybody has trees with everybody, so that the engines open some."""
+
+    @initialize(mode=modes)
+    def begin(self, mode: PeerMode) -> None:
+        """A complete graph, but for one link, which is of any kind."""
+        links = list(combinations(_NODES, 2))
+        for a, b in links[1:]:
+            self.open(a, b, TREES)
+        self.open(*links[0], mode)
 
 
 class PlumtreeMachineTests(SynchronousTestCase):
-    """The machine, as a test."""
+    """The machines, as tests."""
 
     def test_any_interleaving_keeps_the_invariants(self) -> None:
         """Sets, tables, one delivery, and recovery.  PLT-004"""
         run_state_machine_as_test(PlumtreeMachine, settings=settings(stateful_step_count=40))
 
+    def test_any_interleaving_among_nodes_with_trees_keeps_the_invariants(self) -> None:
+        """The same, and no tree leads to a stranger.  Capability 207"""
+        run_state_machine_as_test(TreesMachine, settings=settings(stateful_step_count=40))
+
 
 class HostileBytesTests(EngineCase):
     """Whatever a peer sends, the engine returns effects."""
 
-    opcodes: ClassVar = st.integers(214, 217)
+    opcodes: ClassVar = st.integers(214, 217) | st.integers(242, 245)
+    peers: ClassVar = st.sampled_from([A, B, C, D, E, F])
+    ids: ClassVar = st.none() | st.integers(0, 65_535)
 
     def prepare(self) -> None:
         """An engine with some state."""
         self.build(fanout=2)
         self.peer_up(A, B, C)
         self.peer_up(D, mode=PeerMode.FLOOD)
+        self.peer_up(E, F, mode=TREES)
         self.received(A, attestation("M"))
+        self.received(E, tagged(attestation("N"), 1))
 
-    @given(st.lists(st.tuples(st.sampled_from([A, B, C, D]), opcodes, st.binary(max_size=140))))
+    @given(st.lists(st.tuples(peers, opcodes, st.binary(max_size=140))))
     def test_arbitrary_control_payloads_never_raise(
         self, frames: list[tuple[PeerId, int, bytes]]
     ) -> None:
@@ -254,21 +345,22 @@ class HostileBytesTests(EngineCase):
         self.prepare()
         for peer, opcode, data in frames:
             for effect in self.control(peer, Message(opcode, None, data)):
-                self.assertIsInstance(effect, (Send, Penalize))
+                self.assertIsInstance(effect, (Send, Penalize, Ping))
             self.advance(0.3)
         self.assertEqual(self.engine.snapshot().flood, {D})
 
-    @given(
-        st.lists(st.tuples(st.sampled_from([A, B, D]), st.integers(0, 255), st.binary(max_size=9)))
-    )
+    @given(st.lists(st.tuples(peers, st.integers(0, 255), ids, st.binary(max_size=9))))
     def test_arbitrary_messages_are_delivered_at_most_once(
-        self, frames: list[tuple[PeerId, int, bytes]]
+        self, frames: list[tuple[PeerId, int, int | None, bytes]]
     ) -> None:
-        """Whatever opcode the router lets through.  PLT-004"""
+        """Whatever opcode and id the router lets through.  PLT-004"""
         self.prepare()
         delivered: Counter[tuple[int, bytes]] = Counter()
-        for peer, opcode, data in frames:
-            for effect in self.received(peer, Message(opcode, None, data)):
+        for peer, opcode, tag, data in frames:
+            for effect in self.received(peer, Message(opcode, tag, data)):
+                if isinstance(effect, Send) and effect.message.id is not None:
+                    self.assertLessEqual(set(effect.peers), {E, F})
                 if isinstance(effect, Deliver):
+                    self.assertIsNone(effect.message.id)
                     delivered[effect.message.type, effect.message.data] += 1
         self.assertEqual(set(delivered.values()) - {1}, set())
