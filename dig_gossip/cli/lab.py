@@ -59,7 +59,24 @@ def add_verb(verbs: Any) -> None:  # Any: argparse's action for subparsers is pr
     comparing.add_argument("--page", metavar="FILE", help="also write one HTML page")
     comparing.set_defaults(action=_compare)
 
-    for action in (listing, show, running, comparing):
+    tracing = actions.add_parser(
+        "trace",
+        help="write down what one node is told and wants",
+        description="What comes of it can be played again with «lab replay», as a regression test. "
+        "Without --node it is the node whose engine raises.",
+    )
+    tracing.add_argument("scenario", metavar="SCENARIO", help="a file, or a name from «lab list»")
+    tracing.add_argument("--protocol", metavar="NAME", help="default: the first of the scenario's")
+    tracing.add_argument("--seed", type=int, default=1, help="default 1")
+    tracing.add_argument("--node", type=int, help="its number, from 0")
+    tracing.add_argument("--out", metavar="FILE", help="default NAME-PROTOCOL-SEED.trace")
+    tracing.set_defaults(action=_trace)
+
+    replaying = actions.add_parser("replay", help="play such a trace again, and compare")
+    replaying.add_argument("trace", metavar="FILE", help="what «lab trace» wrote")
+    replaying.set_defaults(action=_replay)
+
+    for action in (listing, show, running, comparing, tracing, replaying):
         action.set_defaults(run=_guarded)
 
 
@@ -105,15 +122,13 @@ def _show(options: argparse.Namespace) -> Iterable[str]:
 
 def _run(options: argparse.Namespace) -> Iterable[str]:
     from dig_gossip.lab.page import write_folder
-    from dig_gossip.lab.scenario import PROTOCOLS
     from dig_gossip.lab.sweep import sweep
     from dig_gossip.lab.tables import summary
 
     scenario = _find(options.scenario)
     protocols = options.protocol or scenario.protocols
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"no protocol is called {protocol}; there are {', '.join(PROTOCOLS)}")
+        _check_protocol(protocol)
     folder = options.out or os.path.join("lab-results", scenario.name)
     with _shown(scenario.title, plain=options.plain) as progress:
         outcome = sweep(
@@ -140,6 +155,36 @@ def _compare(options: argparse.Namespace) -> Iterable[str]:
     yield comparison.text().rstrip("\n")
     if options.page:
         write_page(comparison, options.page)
+
+
+def _check_protocol(name: str) -> None:
+    from dig_gossip.lab.scenario import PROTOCOLS
+
+    if name not in PROTOCOLS:
+        raise ValueError(f"no protocol is called {name}; there are {', '.join(PROTOCOLS)}")
+
+
+def _trace(options: argparse.Namespace) -> Iterable[str]:
+    from dig_gossip.lab.traces import record, write
+
+    scenario = _find(options.scenario)
+    protocol = options.protocol or scenario.protocols[0]
+    _check_protocol(protocol)
+    text = record(scenario, protocol, options.seed, options.node)
+    path = options.out or f"{scenario.name}-{protocol}-{options.seed}.trace"
+    write(path, text)
+    yield f"the trace is in {path}; play it with «dig-gossip lab replay {path}»"
+
+
+def _replay(options: argparse.Namespace) -> Iterable[str]:
+    from dig_gossip.lab.traces import replay
+
+    replayed = replay(options.trace)
+    if replayed.raised:
+        raise ValueError(f"the engine raises {replayed.raised}")
+    if replayed.difference:
+        raise ValueError(replayed.difference)
+    yield f"{replayed.events} events came out as they were recorded"
 
 
 def _seeds(text: str) -> list[int]:

@@ -26,8 +26,8 @@ from dig_gossip.wire.message import Message
 
 #: Adversaries that speak frames of one engine, and therefore need nodes that do.
 SPEAKS: Final[Mapping[str, frozenset[str]]] = {
-    "prune-storm": frozenset({"plumtree"}),
-    "liar": frozenset({"plumtree"}),
+    "prune-storm": frozenset({"plumtree", "plumtree-lanes"}),
+    "liar": frozenset({"plumtree", "plumtree-lanes"}),
     "sketch-bomb": frozenset({"erlay", "erlay-safety-net", "dandelion", "dandelion-safety-net"}),
     "eclipse": BOOKS,
 }

@@ -74,3 +74,21 @@ class Addresses:
         "To how many honest nodes each node of an attacker's keeps a session.",
         unit="sessions",
     )
+
+
+@attrs.frozen(kw_only=True, field_transformer=checked("bulk"))
+class Bulk:
+    """Answers with old blocks that keep uplinks busy, beside what is spread.
+
+    They are in no count of bytes; needs ``network.uplink_mbit``.
+    """
+
+    share: float = option(
+        0.0, number(0, 1), "The share of nodes that always have such an answer to send; 0: none."
+    )
+    bytes: int = option(
+        1_048_576, integer(1024, 50_000_000), "The size of an answer.", unit="bytes"
+    )
+    outstanding: int = option(
+        2, integer(1, 100), "How many are asked for at a time.", unit="answers"
+    )

@@ -84,6 +84,7 @@ class Kind:
     :ivar kinds: what the frames of an opcode are counted as.
     :ivar pings: whether it makes use of measured round trips, and so pays for pings.
     :ivar unlimited: whether uplinks are unlimited for it.
+    :ivar laned: whether sessions have the node's lanes, or one queue a node.
     :ivar manager: what keeps its address books, if it is about those; then ``build`` is not used.
     """
 
@@ -91,6 +92,7 @@ class Kind:
     kinds: Mapping[int, str]
     pings: bool = False
     unlimited: bool = False
+    laned: bool = False
     manager: type[AddressManager] | None = None
 
 

@@ -46,6 +46,7 @@ KINDS_BY_PROTOCOL: Final[Mapping[str, Kind]] = {
     "dandelion": Kind(build=stems.dandelion, kinds=stems.STEM_KINDS),
     "dandelion-safety-net": Kind(build=stems.dandelion_tree, kinds=stems.STEM_KINDS, pings=True),
     "compact-blocks": Kind(build=blocks.BlockMachine, kinds=blocks.KINDS, pings=True),
+    "plumtree-lanes": Kind(build=PlumtreeMachine, kinds=DIG_KINDS, pings=True, laned=True),
     "address-books": _books(AddressManager),
     "address-books-uniform": _books(books.UniformAddressManager),
 }

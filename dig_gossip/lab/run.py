@@ -11,12 +11,13 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain, islice
 from random import Random
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from dig_gossip.constants import PING_INTERVAL_SECS, PING_PAYLOAD_BYTES
 from dig_gossip.errors import InvalidConfig
 from dig_gossip.lab.adversaries import SPEAKS, Watch, disguised, found_out
 from dig_gossip.lab.figures import facts_of
+from dig_gossip.lab.laned import BulkLoad, LanedSimulator, lane_facts
 from dig_gossip.lab.machine import PAYLOAD, Machine, PlumtreeMachine, as_peer
 from dig_gossip.lab.overlay import Edge, Places, Reach, build_edges
 from dig_gossip.lab.protocols import KINDS_BY_PROTOCOL
@@ -97,14 +98,8 @@ class Experiment:
         self.dialed: list[dict[int, None]] = [{} for _ in nodes]
         self.series: list[dict[str, float]] = []
         self._sampled = (0, 0)
-        self.simulator = Simulator(
-            nodes=overlay.nodes,
-            kinds=self.kind.kinds,
-            uplinks=None if self.kind.unlimited else self.places.uplink,
-            loss=network.loss,
-            retransmit=network.retransmit_ms / 1000,
-            rng=self._random("loss"),
-        )
+        self.simulator = self._make_simulator()
+        self.bulk = BulkLoad(self.simulator, scenario.bulk, self._random("bulk"))
         self.simulator.on_ping = self._measure
         self.watch = Watch()
         #: node -> what it is instead of honest
@@ -126,6 +121,25 @@ class Experiment:
         for edge in self._first_edges():
             self._connect(*edge)
         self.end = self._write_script()
+
+    def _make_simulator(self) -> Simulator:
+        """What nodes are connected by."""
+        network = self.scenario.network
+        options: dict[str, Any] = {  # Any: of several types
+            "nodes": self.scenario.overlay.nodes,
+            "kinds": self.kind.kinds,
+            "uplinks": None if self.kind.unlimited else self.places.uplink,
+            "loss": network.loss,
+            "retransmit": network.retransmit_ms / 1000,
+            "rng": self._random("loss"),
+        }
+        if not self.kind.laned:
+            return Simulator(**options)
+        if network.loss or any(item.kind == "slow-drip" for item in self.scenario.adversaries):
+            raise InvalidConfig(
+                f"{self.scenario.name}: {self.protocol} knows neither losses nor slow-drip"
+            )
+        return LanedSimulator(levels=self.scenario.backpressure, **options)
 
     def _first_edges(self) -> list[Edge]:
         """The links that there are at the beginning."""
@@ -190,8 +204,11 @@ class Experiment:
         return {f"engine.{name}": float(count) for name, count in sorted(totals.items())}
 
     def _more_facts(self) -> dict[str, float]:
-        """Facts of another kind of experiment."""
-        return {}
+        """Facts of uplinks; and of another kind of experiment."""
+        facts = self.bulk.facts() if self.bulk.nodes else {}
+        if isinstance(self.simulator, LanedSimulator):
+            facts |= lane_facts(self.simulator)
+        return facts
 
     def _delays(self, phase: str) -> list[float]:
         """Of all deliveries of the messages of a phase, in rising order."""
@@ -323,6 +340,8 @@ class Experiment:
         if self.scenario.churn.per_minute:
             simulator.at(calm_until, self._churn_later)
         simulator.at(0.0, self._sample)
+        if self.scenario.bulk.share:
+            simulator.at(0.0, self.bulk.start)
         return time
 
     def _gap(self, phase: Phase) -> float:

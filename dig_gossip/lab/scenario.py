@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 
 from dig_gossip.errors import InvalidConfig, Io
-from dig_gossip.lab.engine_options import Addresses, Mempools
+from dig_gossip.lab.engine_options import Addresses, Bulk, Mempools
 from dig_gossip.lab.values import WARMUP
 from dig_gossip.types.options import (
     about,
@@ -34,6 +34,7 @@ from dig_gossip.types.options import (
     text,
 )
 from dig_gossip.types.sections import (
+    BackpressureConfig,
     CompactBlockConfig,
     DandelionConfig,
     ErlayConfig,
@@ -58,6 +59,7 @@ PROTOCOLS: Final = (
     "dandelion",
     "dandelion-safety-net",
     "compact-blocks",
+    "plumtree-lanes",
     "address-books",
     "address-books-uniform",
 )
@@ -322,6 +324,8 @@ class Scenario:
     compact_blocks: CompactBlockConfig
     mempools: Mempools
     addresses: Addresses
+    backpressure: BackpressureConfig
+    bulk: Bulk
     gossipsub: Gossipsub
     adversaries: tuple[Adversary, ...]
 
@@ -347,6 +351,8 @@ _TABLES: Final[Mapping[str, type]] = {
     "compact_blocks": CompactBlockConfig,
     "mempools": Mempools,
     "addresses": Addresses,
+    "backpressure": BackpressureConfig,
+    "bulk": Bulk,
     "gossipsub": Gossipsub,
 }
 _LISTS: Final[Mapping[str, type]] = {"phase": Phase, "adversary": Adversary}
@@ -464,6 +470,8 @@ def _check(scenario: Scenario) -> None:
         raise InvalidConfig(f"{name}: overlay.nat needs the kind dials")
     if sum(item.share for item in scenario.adversaries) > 0.9:
         raise InvalidConfig(f"{name}: adversaries are more than 0.9 of the nodes")
+    if scenario.bulk.share and not scenario.network.uplink_mbit:
+        raise InvalidConfig(f"{name}: bulk.share needs a network.uplink_mbit")
     if scenario.erlay.policy != ErlayConfig().policy:
         raise InvalidConfig(f"{name}: erlay.policy follows from the protocol's name")
     gossipsub = scenario.gossipsub

@@ -225,6 +225,21 @@ class Simulator:
             push(heap, (arrival, next(sequence), peer, node, message))  # type: ignore[misc]
         self._free[node] = free
 
+    def deliver_at(self, time: float, node: int, peer: PeerId, message: Message) -> None:
+        """Have a frame of a node's arrive at a peer."""
+        heapq.heappush(self._heap, (time, next(self._sequence), peer, node, message))  # type: ignore[misc]
+
+    def occupy(self, node: int, peer: int, message: Message, done: Callable[[], None]) -> None:
+        """Send something that no machine takes in: it takes its turn, and is not counted.
+
+        :param done: called when it has arrived.
+        """
+        uplink = self._uplinks[node] if self._uplinks is not None else 0.0
+        free = max(self._free[node], self.now)
+        free += (len(message) + FRAMING_BYTES) / uplink if uplink else 0.0
+        self._free[node] = free
+        self.at(free + self.links[node][peer], done)
+
     def count(self, kind: str, frames: int, size: int) -> None:
         """Count frames that are not simulated one by one, of ``size`` bytes each."""
         count = self.traffic.current[kind]

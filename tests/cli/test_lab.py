@@ -53,3 +53,18 @@ class LabTests(SynchronousTestCase):
         path = self.mktemp() + ".toml"
         Path(path).write_text(SMALL)
         self.assertEqual(self.call("run", path, "--protocol", "pigeon")[0], 1)
+
+    def test_trace_and_replay(self) -> None:
+        """What one node was told and wanted is played again.  design D1"""
+        path, trace = self.mktemp() + ".toml", self.mktemp()
+        Path(path).write_text(SMALL)
+        status, out, _ = self.call("trace", path, "--node", "3", "--out", trace)
+        self.assertEqual((status, trace in out), (0, True))
+        status, out, _ = self.call("replay", trace)
+        self.assertEqual((status, "as they were recorded" in out), (0, True))
+        text = Path(trace).read_text()
+        Path(trace).write_text(text.replace('"Deliver"', '"Discard"'))
+        status, out, err = self.call("replay", trace)
+        self.assertEqual((status, out, "Discard" in err), (1, "", True))
+        self.assertEqual(self.call("trace", path, "--out", trace)[0], 1)
+        self.assertEqual(self.call("replay", path)[0], 1)
