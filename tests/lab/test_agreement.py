@@ -34,12 +34,14 @@ latency_ms = [10, 100]
 [[phase]]
 name = "warmup"
 messages = 100
+origins = 4
 rate = 0.8
 arrivals = "regular"
 
 [[phase]]
 name = "measured"
 messages = 40
+origins = 4
 rate = 0.8
 arrivals = "regular"
 """

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from dig_gossip import GossipStats, Message, PeerOptions, PlumtreeRole, WrongDispatch
 from dig_gossip.testing.network import MemoryNetwork, MemoryNode
+from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
 
@@ -172,7 +173,7 @@ class DispatchTests(NetworkCase):
 
     def test_one_broken_peer_does_not_stop_the_others(self) -> None:
         """A failing peer never aborts the fan-out.  API-002.4, PLT-105-X"""
-        hub = self.network.node()
+        hub = self.network.node(plumtree=PlumtreeConfig(tagged_trees=False))
         spokes = [self.network.node() for _ in range(4)]
         self.network.start()
         for spoke in spokes:

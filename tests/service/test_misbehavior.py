@@ -10,6 +10,7 @@ from dig_gossip import Message, PeerBanned, PenaltyReason
 from dig_gossip.testing.certificates import throwaway_identity
 from dig_gossip.testing.hostile import HostilePeer
 from dig_gossip.testing.network import MemoryNode
+from dig_gossip.types.config import PlumtreeConfig
 from tests.network_case import NetworkCase
 
 GARBAGE = b"\x14\x07"  # no envelope: 20 points
@@ -156,7 +157,7 @@ class ScoreTests(MisbehaviorCase):
 
     def test_points_and_distance_lower_the_score(self) -> None:
         """0.05 s each way; 40 points; no pong, no score.  PRF-001, API-006"""
-        other = self.network.node()
+        other = self.network.node(plumtree=PlumtreeConfig(tagged_trees=False))  # not pinged at once
         self.network.start()
         self.connect(self.node, other)
         self.assertEqual(self.snapshot(other).score, 0.0)
@@ -170,7 +171,7 @@ class ScoreTests(MisbehaviorCase):
 
     def test_a_very_slow_peer_is_noted_once(self) -> None:
         """And nothing else happens to it.  PRF-001.1"""
-        other = self.network.node()
+        other = self.network.node(plumtree=PlumtreeConfig(tagged_trees=False))  # not pinged at once
         self.network.start()
         self.connect(self.node, other)
         self.network._latency = 3.0
