@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from twisted.logger import Logger
 
@@ -48,9 +48,12 @@ from dig_gossip.errors import (
 )
 from dig_gossip.gossip.compact import CompactBlocks
 from dig_gossip.gossip.compact_provider import ICompactBlockProvider
+from dig_gossip.gossip.erlay import Erlay
+from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.engines import Engines, Event
 from dig_gossip.service.judging import Judgement, Validator, Validators, blames, reason_of
+from dig_gossip.service.routing import DiscoveryEvents, SessionWatcher
 from dig_gossip.service.spreading import GOSSIPED, largest_broadcasts, refuse_broadcast
 from dig_gossip.service.subscriptions import Subscriptions
 from dig_gossip.types.config import GossipConfig
@@ -85,22 +88,6 @@ _PLUMTREE_CONTROL = frozenset(
         DigMessageType.PLUMTREE_REQUEST_BY_HASH,
     }
 )
-
-
-class SessionWatcher(Protocol):
-    """Who else is told when sessions begin and end."""
-
-    def peer_up(self, session: Session) -> None: ...
-    def peer_down(self, session: Session) -> None: ...
-
-
-class DiscoveryEvents(Protocol):
-    """Who deals with the addresses of peers."""
-
-    def session_up(self, session: Session) -> Iterable[Effect]: ...
-    def session_down(self, session: Session) -> Iterable[Effect]: ...
-    def peers_requested(self, peer_id: PeerId) -> bytes: ...
-    def peers_received(self, peer_id: PeerId, body: bytes) -> Iterable[Effect]: ...
 
 
 class Router:
@@ -203,13 +190,18 @@ class Router:
         opcode = message.type
         if message.id is not None or len(message.data) > self._spreads[opcode]:
             refuse_broadcast(message)
+        engine: Plumtree | Erlay = self.plumtree
         if opcode == _NEW_TRANSACTION:
             self._heard(message)
             self.engines.transaction_passes(None, message)
-            result = self.engines.of_transactions.broadcast(message, exclude)
-        else:
-            result = self.plumtree.broadcast(message, exclude)
-        return self._perform(result.effects) + result.announced
+            engine = self.engines.of_transactions
+        effects, reached = engine.broadcast(message, exclude)
+        for effect in effects:
+            if effect.__class__ is Send:  # nearly always, and all there is
+                reached += self._spread(effect[0], message)
+            else:
+                reached += self._perform((effect,))
+        return reached
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what an engine outside of the router wants done."""
