@@ -40,6 +40,7 @@ from dig_gossip.constants import (
 )
 from dig_gossip.types.sections import BackpressureConfig
 from dig_gossip.wire.frames import LONG_FRAME_BYTES, OutboundFrame, Run
+from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType, DigMessageType, MessagePriority
 
 NORMAL_STARVATION_RATIO: Final = 64  # critical messages in a row while a normal one waits
@@ -126,6 +127,15 @@ class Lanes:
         self.bytes = 0
         self._answer_bytes = 0
         self._levels = levels
+        #: below it no level has an effect
+        self._free_depth = MAX_QUEUED_MESSAGES
+        if levels is not None:
+            self._free_depth = min(
+                levels.tx_dedup_threshold,
+                levels.bulk_drop_threshold,
+                levels.normal_delay_threshold,
+                MAX_QUEUED_MESSAGES,
+            )
         self._budget = budget
         self._now = now
         self._lanes: tuple[deque[_Waiting], ...] = (deque(), deque(), deque())
@@ -203,6 +213,29 @@ class Lanes:
         self._count(frame, is_reply)
         self._lanes[lane].append(_Waiting(frame, self._now(), is_reply))
         return Offer.QUEUED
+
+    def take_in(self, message: Message) -> bool:
+        """Take in a message below 64 KiB without an id, if no rule has anything to say about it.
+
+        What :meth:`offer` does for nearly every message while the transport is busy.
+
+        :returns: whether it waits; if not, :meth:`offer` says what becomes of it.
+        """
+        opcode = message.type
+        lane = _LANE_OF[opcode]
+        memory = self.memory
+        if (
+            len(self) >= self._free_depth
+            or self._held[lane]
+            or (memory is not None and not memory.is_within)
+        ):
+            return False
+        frame = OutboundFrame(message) if memory is None else memory.frame_of(message)
+        if self._is_full(frame, False) or not (memory is None or memory.has_room(frame)):
+            return False
+        self._count(frame, False)
+        self._lanes[lane].append(_Waiting(frame, self._now(), False))
+        return True
 
     def _is_full(self, frame: OutboundFrame, is_reply: bool) -> bool:
         if is_reply:
@@ -301,17 +334,27 @@ class Lanes:
         taken: list[OutboundFrame] = []
         if lane is None:
             return taken
-        queue = self._lanes[lane]
+        queue, is_limited = self._lanes[lane], self._budget is not None
+        waited, uncount, now = self.waited[lane].add, self._uncount, self._now()
+        since = self._handed[lane]
+        if since is None and queue:
+            since = queue[0].since
         while queue and room > 0:
             waiting = queue[0]
             frame = waiting.frame
-            if waiting.cut is not None or frame.size >= LONG_FRAME_BYTES or not self.may_go(frame):
+            if (
+                waiting.cut is not None
+                or frame.size >= LONG_FRAME_BYTES
+                or (is_limited and not self.may_go(frame))
+            ):
                 break
             queue.popleft()
-            self._went(lane, waiting)
+            uncount(waiting)
+            waited(now - waiting.since)
             taken.append(frame)
             room -= frame.size
         if taken:
+            self._handed[lane] = since
             self._took(lane)
         return taken
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dig_gossip.wire.frames import OutboundFrame
+from dig_gossip.wire.message import Message
 
 
 class Queue(Protocol):
@@ -35,8 +36,8 @@ class SendBudget:
     Invariants: ``total`` is the size of all messages that wait anywhere, each once. After
     :meth:`make_room` it is within the limit, or nothing but one message waits.
 
-    Bounds: one entry for each open connection. Cost: O(1) a message; O(connections) for each that
-    is given up.
+    Bounds: one entry for each open connection, and one message. Cost: O(1) a message;
+    O(connections) for each that is given up.
 
     :param limit: bytes.
     :ivar total: serialized bytes of the messages that wait.
@@ -50,6 +51,14 @@ class SendBudget:
         self.given_up = 0
         self._limit = limit
         self._queues: dict[Queue, None] = {}
+        self._latest: OutboundFrame | None = None
+
+    def frame_of(self, message: Message) -> OutboundFrame:
+        """Frame a message; the same for several queues that take it one after the other."""
+        frame = self._latest
+        if frame is None or frame.message is not message:
+            frame = self._latest = OutboundFrame(message)
+        return frame
 
     def join(self, queue: Queue) -> None:
         """A connection is open."""

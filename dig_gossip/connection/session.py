@@ -118,7 +118,7 @@ class Session:
         self._may_have_tag = MAY_HAVE_TAG if self.shares(Capability.DIG_TREES) else NO_TAGS
         self.transport = transport
         self.tolerates_dig = remote.tolerates_dig
-        #: Sends a small message now, if nothing is in its way, and says whether; else `send` can.
+        #: Sends or queues a small message if no rule is in its way, and says so; else `send` can.
         self.post: Callable[[Message], bool]
         is_plain = not remote.tolerates_dig and not remote.is_rust
         self._etiquette = Etiquette(remote) if is_plain else None

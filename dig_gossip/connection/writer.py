@@ -198,7 +198,7 @@ class Writer:
         :param is_reply: it answers the peer, so that backpressure never drops it.
         :returns: what became of it; true if it was sent or will be.
         """
-        if frame.written is None and self.post(frame.message):
+        if frame.written is None and self._is_clear and self.post(frame.message):
             return Offer.SENT
         if not self._open:
             return Offer.CLOSED
@@ -214,15 +214,23 @@ class Writer:
         return Offer.SENT
 
     def post(self, message: Message) -> bool:
-        """Send a message now, if it is small and nothing at all is in its way.
+        """Send a small message now, or queue it, if nothing but the transport is in its way.
 
-        What :meth:`send` does for nearly every message, without an object for it.
+        What :meth:`send` does for nearly every message; without an object for it, if it has not to
+        wait.
 
-        :returns: whether it was sent; if not, :meth:`send` says what becomes of it.
+        :returns: whether it was sent or will be; if not, :meth:`send` says what becomes of it.
         """
         size = len(message.data)
         if not self._is_clear or size >= _SMALL_BYTES:
-            return False
+            return (
+                self._paused
+                and self._open
+                and size < _SMALL_BYTES
+                and message.id is None
+                and (self._budget is None or self._budget.can_ever(message.type, size))
+                and self.lanes.take_in(message)
+            )
         budget = self._budget
         if budget is not None and not budget.spend(message.type, size):
             return False

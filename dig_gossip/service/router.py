@@ -49,12 +49,14 @@ from dig_gossip.errors import (
 )
 from dig_gossip.gossip.compact import CompactBlocks
 from dig_gossip.gossip.compact_provider import ICompactBlockProvider
+from dig_gossip.gossip.erlay import Erlay
+from dig_gossip.gossip.plumtree import Plumtree
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.service.engines import Engines, Event
 from dig_gossip.service.judging import Judgement, Validator, Validators, blames, reason_of
+from dig_gossip.service.routing import DiscoveryEvents, SessionWatcher
 from dig_gossip.service.spreading import GOSSIPED, largest_broadcasts, refuse_broadcast
 from dig_gossip.service.subscriptions import Subscriptions
-from dig_gossip.service.watchers import DiscoveryEvents, SessionWatcher
 from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
 from dig_gossip.util.clock import Clock, Timer
@@ -184,13 +186,18 @@ class Router:
         opcode = message.type
         if message.id is not None or len(message.data) > self._spreads[opcode]:
             refuse_broadcast(message)
+        engine: Plumtree | Erlay = self.plumtree
         if opcode == _NEW_TRANSACTION:
             self._heard(message)
             self.engines.transaction_passes(None, message)
-            result = self.engines.of_transactions.broadcast(message, exclude)
-        else:
-            result = self.plumtree.broadcast(message, exclude)
-        return self._perform(result.effects) + result.announced
+            engine = self.engines.of_transactions
+        effects, reached = engine.broadcast(message, exclude)
+        for effect in effects:
+            if effect.__class__ is Send:  # nearly always, and all there is
+                reached += self._spread(effect[0], message)
+            else:
+                reached += self._perform((effect,))
+        return reached
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what an engine outside of the router wants done."""

@@ -10,6 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip import BackpressureConfig
 from dig_gossip.connection.lanes import MAX_HELD, Lanes, Offer, Waits
+from dig_gossip.connection.rate_limit import OutboundLimiter
+from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.constants import MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
@@ -315,6 +317,111 @@ class BudgetTests(LanesCase):
         self.assertEqual((lanes.counters.budget_dropped, len(lanes)), (1, MAX_HELD + 1))
         lanes.clear()
         self.assertEqual((len(lanes), lanes.bytes, lanes.take()), (0, 0, None))
+
+
+class TakeInTests(LanesCase):
+    """The short form of an offer."""
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("in"), st.sampled_from([CRITICAL, NORMAL, BULK, TRANSACTION])),
+                st.tuples(st.just("take"), st.just(0)),
+                st.tuples(st.just("small"), st.sampled_from([40, 100, 1000])),
+                st.tuples(st.just("wait"), st.just(5)),
+            ),
+            max_size=150,
+        ),
+        st.booleans(),
+        st.booleans(),
+    )
+    def test_it_does_what_offer_does(
+        self, events: list[tuple[str, int]], has_levels: bool, is_limited: bool
+    ) -> None:
+        """Or nothing; whatever the levels and the limits say.  PRI-005, PRI-007, CON-005.3"""
+        levels = BackpressureConfig(
+            tx_dedup_threshold=3, bulk_drop_threshold=6, normal_delay_threshold=9
+        )
+        time = [0.0]
+        made = []
+        for _ in range(2):
+            limits = OutboundLimiter(
+                send_rows(both_v2=True, is_rust=False), now=lambda: time[0], factor=0.05
+            )
+            made.append(
+                Lanes(
+                    levels if has_levels else None,
+                    limits if is_limited else None,
+                    now=lambda: time[0],
+                )
+            )
+        short, long = made
+        for number, (what, value) in enumerate(events):
+            if what == "in":
+                one = frame(value, number % 7)
+                if not short.take_in(one.message):
+                    short.offer(one)
+                long.offer(one)
+            elif what == "take":
+                taken = [lanes.take() for lanes in made]
+                self.assertEqual(*[one and one.message for one in taken])
+            elif what == "small":
+                runs = [lanes.take_small(value) for lanes in made]
+                self.assertEqual(*[[one.message for one in run] for run in runs])
+            else:
+                time[0] += value
+            self.assertEqual(len(short), len(long))
+            self.assertEqual((short.bytes, short.delayed), (long.bytes, long.delayed))
+            self.assertEqual(*[vars_of(lanes.counters) for lanes in made])
+        self.assertEqual(*[[one.counts for one in lanes.waited] for lanes in made])
+
+    def test_waits_are_counted(self) -> None:
+        """A second is a second, however many leave at once.  PRI-102-X"""
+        lanes = self.make()
+        for number in range(3):
+            lanes.take_in(frame(NORMAL, number).message)
+        self.time = 1.0
+        self.assertEqual(len(lanes.take_small(1000)), 3)
+        self.time = 3.0
+        lanes.passed_on()
+        for waits, total, seconds in ((lanes.waited[1], 3, 1.0), (lanes.left[1], 1, 3.0)):
+            self.assertEqual(waits.total, total)
+            self.assertTrue(seconds <= waits.percentile(0.01) < 2.5 * seconds)
+
+    def test_more_than_may_be_held_back(self) -> None:
+        """What waits behind its rate limit is for an offer to judge.  CON-005.3"""
+        lanes = self.make(budget=Spent())
+        lanes.offer(frame(NORMAL))
+        self.assertIsNone(lanes.take())
+        self.assertFalse(lanes.take_in(frame(NORMAL).message))
+
+    def test_the_last_place(self) -> None:
+        """Nothing is taken in where an offer would overflow.  BP-101-X"""
+        lanes = self.make()
+        for number in range(MAX_QUEUED_MESSAGES):
+            self.assertTrue(lanes.take_in(frame(CRITICAL, number).message))
+        self.assertFalse(lanes.take_in(frame(CRITICAL).message))
+        lanes = self.make()
+        lanes.offer(OutboundFrame(Message(CRITICAL, None, bytes(MAX_QUEUED_BYTES - 52))))
+        self.assertFalse(lanes.take_in(frame(CRITICAL, size=41).message))
+        self.assertTrue(lanes.take_in(frame(CRITICAL).message))
+
+
+class Spent:
+    """Rate limits that let nothing pass."""
+
+    def delay(self, opcode: int, size: int) -> float:
+        return 1.0
+
+    def charge(self, opcode: int, size: int) -> None: ...
+
+    def spend(self, opcode: int, size: int) -> bool:
+        return False
+
+
+def vars_of(counters: object) -> list[int]:
+    """What was counted."""
+    return [getattr(counters, name) for name in type(counters).__slots__]  # type: ignore[attr-defined]
 
 
 class WaitsTests(LanesCase):

@@ -90,6 +90,20 @@ class AccountTests(SynchronousTestCase):
             queue.clear()
         self.assertEqual((budget.total, [one.queues for one in frames]), (0, [0] * 12))
 
+    def test_a_broadcast_counts_once(self) -> None:
+        """Also when each queue takes it by itself, without a frame made for it.  D14"""
+        budget = SendBudget(2000)
+        queues = [Lanes(now=lambda: 0.0) for _ in range(3)]
+        one, other = frame(BULK, 1).message, frame(BULK, 2).message
+        for queue in queues:
+            queue.memory = budget
+        for message in (one, other):
+            for queue in queues:
+                self.assertTrue(queue.take_in(message))
+        self.assertEqual(budget.total, len(one) + len(other))
+        self.assertEqual([len(queue.take_small(1000)) for queue in queues], [2, 2, 2])
+        self.assertEqual(budget.total, 0)
+
     def test_room_at_the_limit(self) -> None:
         """The last byte may be used, and one more may not.  BP-101-X"""
         one = frame(BULK)

@@ -1,7 +1,4 @@
-"""Who is told of sessions beside the engines.
-
-Services row of the stage table.
-"""
+"""What the router needs of those that it tells of sessions. Source: style §4, behaviour §31."""
 
 from __future__ import annotations
 
