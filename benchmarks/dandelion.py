@@ -9,7 +9,8 @@ its stem or by its announcement. *Graph* knows, besides, the two relays of every
 names the likeliest origin. *Matching* knows the same, and gives every transaction another origin,
 the likeliest pairs first: the strongest attack on precision, if everybody sends one transaction.
 With *black holes*, spies swallow stems; then the last two also use who announced the transaction in
-the end, and when.
+the end, and when; they know how embargoes are drawn. *Stem* is graph that makes nothing of the end
+of a stem that it has seen: what no embargo, however drawn, can hide.
 
 Precision: for each honest node 1/k if its own transaction is among the k that are ascribed to it,
 else 0; the mean over nodes. Recall: the share of transactions ascribed to their origin. Nothing is
@@ -23,7 +24,7 @@ import statistics
 import sys
 from hashlib import sha256
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -32,7 +33,15 @@ from common import ROOT, claim, options, print_table, progress
 sys.path.insert(0, str(ROOT))
 
 from dig_gossip.effects import Effect, Send, SetTimer, Spread
-from dig_gossip.lab.observers import Floats, Sighting, StemGraph, first_spy, precision, recall
+from dig_gossip.lab.observers import (
+    MAX_HOPS,
+    Floats,
+    Sighting,
+    StemGraph,
+    first_spy,
+    precision,
+    recall,
+)
 from dig_gossip.privacy.dandelion import Dandelion
 from dig_gossip.types.config import DandelionConfig
 from dig_gossip.types.peer import PeerId
@@ -44,6 +53,23 @@ _MAX_PRECISION = (0.05, 0.12, 0.19)
 _MAX_RECALL_ABOVE_SHARE = 0.02
 _FLUFF = 0.1
 _CANDIDATES = 40  # of each transaction that the matching looks at
+
+
+class PatientOrigin(Dandelion):
+    """The origin's embargo has a longer mean than a relay's; not what the node does."""
+
+    patience: ClassVar[float] = 1.0
+
+    def _enter(self, tx_id: bytes, stem: Any) -> list[Effect]:
+        effects = super()._enter(tx_id, stem)
+        if stem.source is not None:
+            return effects
+        return [
+            SetTimer(effect.key, effect.delay * self.patience)
+            if isinstance(effect, SetTimer)
+            else effect
+            for effect in effects
+        ]
 
 
 class FixedTimer(Dandelion):
@@ -75,10 +101,16 @@ class Network:
                 self.links[node][other] = self.links[other][node] = delay
         self.ids = [PeerId(sha256(f"{seed} {node}".encode()).digest()) for node in range(nodes)]
         self.numbers = {peer: node for node, peer in enumerate(self.ids)}
-        self.timeout = DandelionConfig().stem_timeout_secs
+        # Embargoes that end in a second: those of an origin and of a relay.
+        relay_rate = 1 / DandelionConfig().stem_timeout_secs
+        self.rates = np.full(MAX_HOPS, relay_rate)
+        if kind == "fixed":
+            self.rates[1:] = 0.0  # the origin's always ends first
+        else:
+            self.rates[0] /= PatientOrigin.patience
         self.engines: dict[int, Dandelion] = {}
         if kind != "plain":
-            make = FixedTimer if kind == "fixed" else Dandelion
+            make = FixedTimer if kind == "fixed" else PatientOrigin
             for node in range(nodes):  # a spy that swallows nothing passes on as everybody does
                 engine = make(
                     DandelionConfig(fluff_probability=_FLUFF),
@@ -190,6 +222,9 @@ class Result:
     graph_precision: float
     graph_recall: float
     matching: float
+    stem_precision: float
+    stem_recall: float
+    delay: float
 
 
 def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Result:
@@ -201,18 +236,23 @@ def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Resul
     origins = {node: node for node in order}
     guesses = {node: first_spy(sighting) for node, sighting in sightings.items()}
     first = precision(origins, guesses), recall(origins, guesses)
+    delay = statistics.mean(sighting.delay for sighting in sightings.values())
     if not network.engines:
-        return Result(*first, *first, first[0])
+        return Result(*first, *first, first[0], *first, delay)
     graph = network.learn_graph()
     accuracy = sum(map(network.seems_right, order)) / len(order)
-    timeout = network.timeout if holes else None
-    likely = {node: graph.likely(each, accuracy, timeout) for node, each in sightings.items()}
+    rates = network.rates if holes else None
+    likely = {node: graph.likely(each, accuracy, rates) for node, each in sightings.items()}
     best = {node: graph.guess(each) for node, each in likely.items()}
+    by_stem = {node: graph.guess(graph.likely(each, accuracy)) for node, each in sightings.items()}
     return Result(
         *first,
         precision(origins, best),
         recall(origins, best),
         precision(origins, matched(network, likely)),
+        precision(origins, by_stem),
+        recall(origins, by_stem),
+        delay,
     )
 
 
@@ -225,8 +265,14 @@ _KINDS = {
 
 def main() -> None:
     """Run all kinds, and compare."""
-    arguments = options(__doc__).parse_args()
-    nodes = 100 if arguments.quick else 1000
+    parser = options(__doc__)
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="mean of an origin's embargo over a relay's"
+    )
+    parser.add_argument("--nodes", type=int, help="of each network")
+    arguments = parser.parse_args()
+    PatientOrigin.patience = arguments.patience
+    nodes = arguments.nodes or (100 if arguments.quick else 1000)
     rounds = arguments.rounds or (1 if arguments.quick else 5)
     print(f"{nodes} nodes, {_OUTBOUND} dials each, one transaction a node, {rounds} networks\n")
     rows: list[list[str]] = []
@@ -244,10 +290,12 @@ def main() -> None:
                 ]
                 means[kind, share, holes] = figures
                 black = "yes" if holes else "no"
-                rows.append([f"{name}, {share:.0%}", black, *(f"{each:.3f}" for each in figures)])
+                cells = [*(f"{each:.3f}" for each in figures[:-1]), f"{figures[-1]:.1f}"]
+                rows.append([f"{name}, {share:.0%}", black, *cells])
     progress("")
     header = ["", "black holes", "first spy: precision", "recall", "graph: precision", "recall"]
-    print_table([*header, "matching: precision"], rows)
+    header += ["matching: precision", "stem: precision", "recall", "delay s"]
+    print_table(header, rows)
     for place, name in ((0, "first spy"), (2, "graph")):
         for share, goal in zip(_SHARES, _MAX_PRECISION, strict=True):
             for what, column, limit in (

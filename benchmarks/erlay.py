@@ -167,17 +167,31 @@ def main() -> None:
         fewest,
         _GROWTH,
     )
-    runs = [each for (policy, _, _), kind in results.items() if policy != FLOOD for each in kind]
+    kinds_of_rounds = {
+        (policy, degree, rate): _rounds(runs)
+        for (policy, degree, rate), runs in results.items()
+        if policy != FLOOD
+    }
+    usual = [tried for (*_, rate), tried in kinds_of_rounds.items() if rate == _RATE]
+    everything = [sum(column) for column in zip(*kinds_of_rounds.values(), strict=True)]
+    for name, (decoded, tried) in (
+        ("of all that had to be", everything),
+        (f"in the worst row of {_RATE:g} a second", min(usual, key=lambda row: row[0] / row[1])),
+    ):
+        claim(
+            f"sketches that could be decoded, {name}",
+            decoded,
+            tried,
+            decoded / tried,
+            f">= {_DECODED:g}",
+            holds=decoded / tried >= _DECODED,
+        )
+
+
+def _rounds(runs: Sequence[Run]) -> tuple[int, int]:
+    """How many sketches were decoded, and of how many."""
     decoded = sum(each.rounds["rounds_decoded"] for each in runs)
-    tried = decoded + sum(each.rounds["rounds_failed"] for each in runs)
-    claim(
-        "sketches that could be decoded, of all that had to be",
-        decoded,
-        tried,
-        decoded / tried,
-        f">= {_DECODED:g}",
-        holds=decoded / tried >= _DECODED,
-    )
+    return decoded, decoded + sum(each.rounds["rounds_failed"] for each in runs)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "portmap.methods",
                 "privacy.onion_service",
                 "relay.client",
+                "relay.former",
                 "relay.hub",
                 "relay.puncher",
                 "relay.server",

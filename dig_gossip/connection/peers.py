@@ -389,10 +389,11 @@ class Peers:
         replaces = isinstance(resolution, Supersedes) and resolution.old.is_outbound
         if not opening.is_outbound or replaces:
             return None
-        links = [Link(s.address, s.transport) for s in self.table if s.is_outbound]
-        others = [other for other in self._greeted.values() if other is not opening]
-        links += [Link(other.address, other.transport) for other in others]
-        return self.diversity.refuse(Link(opening.address, opening.transport), links)
+        found = {s.peer_id: Link(s.address, s.transport) for s in self.table if s.is_outbound}
+        for peer, other in self._greeted.items():  # in the place of its session, if it has one
+            if other is not opening:
+                found[peer] = Link(other.address, other.transport)
+        return self.diversity.refuse(Link(opening.address, opening.transport), found.values())
 
     def _make_room(self, host: str) -> bool:
         """Evict an inbound peer for a newcomer, if there is one that nobody would miss."""

@@ -25,17 +25,21 @@ class TunneledConnections:
         self._peers = peers
         self._relay = relay
 
-    def room(self, *, is_outbound: bool) -> int:
-        """How many more there may be in one direction."""
-        table = self._peers.table
-        relayed = sum(
-            session.transport is TransportKind.RELAY and session.is_outbound == is_outbound
-            for session in table
-        )
+    def room(self, *, is_outbound: bool, instead_of: PeerId | None = None) -> int:
+        """How many more there may be in one direction.
+
+        :param instead_of: do not count this peer's session: the new one takes its place.
+        """
+        same = [
+            session
+            for session in self._peers.table
+            if session.is_outbound == is_outbound and session.peer_id != instead_of
+        ]
+        relayed = sum(session.transport is TransportKind.RELAY for session in same)
         if is_outbound:
             return outbound_tunnels(self._config.target_outbound_count) - relayed
         room = inbound_tunnels(self._config.max_connections) - relayed
-        return min(room, self._config.max_inbound - table.inbound_count)
+        return min(room, self._config.max_inbound - len(same))
 
     def is_allowed(self, peer_id: PeerId, *, is_outbound: bool) -> bool:
         """Whether there may be one with a peer."""
@@ -44,7 +48,7 @@ class TunneledConnections:
             peers.running
             and peer_id not in peers.own_ids
             and not peers.reputations.is_banned(peer_id)
-            and self.room(is_outbound=is_outbound) > 0
+            and self.room(is_outbound=is_outbound, instead_of=peer_id) > 0
         )
 
     def begin(

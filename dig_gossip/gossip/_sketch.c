@@ -21,6 +21,7 @@
 
 #define MAX_CAPACITY 1024
 #define MAX_TRACES 128
+#define MAX_TABULATED 128 /* elements; tables for so many take 2 MiB */
 #define BITS 64
 
 typedef uint64_t element;
@@ -32,6 +33,7 @@ typedef struct {
     element (*dot)(const element *a, const element *b, size_t count);
     /* target[i] += factor * source[i]; the two do not overlap */
     void (*add_scaled)(element *target, const element *source, size_t count, element factor);
+    int uses_tables; /* whether add_combined beats add_scaled for rows that are used often */
 } arithmetic;
 
 /* --- elements, portably -------------------------------------------------------------------- */
@@ -126,8 +128,63 @@ add_scaled_portable(element *target, const element *source, size_t count, elemen
     }
 }
 
+/* Rows that many factors are to be multiplied by have tables of their multiples by all polynomials
+ * of four bits. Then four bits of a factor cost an addition, and the sum of all products is shifted
+ * instead of each ("four Russians"). Rows of tables are padded to whole blocks. */
+#define BLOCK 16
+#define MULTIPLES 16
+
+static inline size_t
+padded(size_t count)
+{
+    return (count + BLOCK - 1) / BLOCK * BLOCK;
+}
+
+static void
+make_table(element *table, const element *row, size_t count)
+{
+    size_t stride = padded(count);
+    memset(table, 0, MULTIPLES * stride * sizeof(element));
+    memcpy(table + stride, row, count * sizeof(element));
+    for (size_t digit = 2; digit < MULTIPLES; digit++) {
+        element *target = table + digit * stride;
+        const element *half = table + digit / 2 * stride;
+        const element *rest = table + digit % 2 * stride;
+        for (size_t index = 0; index < stride; index++) {
+            target[index] = times_x(half[index]) ^ rest[index];
+        }
+    }
+}
+
+/* target[i] += the sum of factors[row] * row[i] */
+static void
+add_combined(element *target, const element *tables, size_t rows, const element *factors,
+             size_t count)
+{
+    size_t stride = padded(count);
+    for (size_t start = 0; start < count; start += BLOCK) {
+        element sums[BLOCK] = {0};
+        for (int shift = 60; shift >= 0; shift -= 4) {
+            for (size_t index = 0; index < BLOCK; index++) {
+                sums[index] = reduce(sums[index] >> 60, sums[index] << 4);
+            }
+            const element *table = tables + start;
+            for (size_t row = 0; row < rows; row++, table += MULTIPLES * stride) {
+                const element *multiple = table + ((factors[row] >> shift) & 15) * stride;
+                for (size_t index = 0; index < BLOCK; index++) {
+                    sums[index] ^= multiple[index];
+                }
+            }
+        }
+        size_t width = count - start < BLOCK ? count - start : BLOCK;
+        for (size_t index = 0; index < width; index++) {
+            target[start + index] ^= sums[index];
+        }
+    }
+}
+
 static const arithmetic portable = {
-    multiply_portable, square_portable, dot_portable, add_scaled_portable};
+    multiply_portable, square_portable, dot_portable, add_scaled_portable, 1};
 
 /* --- elements, with carry-less multiplication ------------------------------------------------ */
 
@@ -180,7 +237,7 @@ add_scaled_carryless(element *target, const element *source, size_t count, eleme
 }
 
 static const arithmetic carryless = {
-    multiply_carryless, square_carryless, dot_carryless, add_scaled_carryless};
+    multiply_carryless, square_carryless, dot_carryless, add_scaled_carryless, 0};
 
 #endif
 
@@ -253,6 +310,8 @@ typedef struct {
     element *roots;
     size_t roots_found;
     element *scratch; /* three polynomials */
+    element *square_tables; /* of every second row of `squares`; NULL if there are no tables */
+    element *power_tables;  /* of the rows of `powers`, likewise */
 } decoding;
 
 /* Reduce a modulo a monic polynomial b of degree `degree`; the quotient takes a's upper place. */
@@ -400,26 +459,46 @@ frobenius_powers(decoding *job, const element *locator)
         math->add_scaled(next, locator, count, top);
         row = next;
     }
+    size_t kept = (count + 1) / 2, folded = count - kept; /* 2 * index < count, or not */
+    const element *first = job->squares + count % 2 * count;
+    if (job->square_tables) {
+        for (size_t index = 0; index < folded; index++) {
+            make_table(job->square_tables + index * MULTIPLES * padded(count),
+                       first + 2 * index * count, count);
+        }
+    }
+    element *factors = job->scratch;
     element *power = job->powers;
     memset(power, 0, 65 * count * sizeof(element));
     power[1] = 1;
     for (int step = 0; step < BITS; step++) {
         element *next = power + count;
-        for (size_t index = 0; index < count; index++) {
-            if (!power[index]) {
-                continue;
-            }
-            element squared = math->square(power[index]);
-            if (2 * index < count) {
-                next[2 * index] ^= squared;
-            } else {
-                math->add_scaled(
-                    next, job->squares + (2 * index - count) * count, count, squared);
+        for (size_t index = 0; index < kept; index++) {
+            next[2 * index] = math->square(power[index]);
+        }
+        for (size_t index = 0; index < folded; index++) {
+            factors[index] = math->square(power[kept + index]);
+        }
+        if (job->square_tables) {
+            add_combined(next, job->square_tables, folded, factors, count);
+        } else {
+            for (size_t index = 0; index < folded; index++) {
+                math->add_scaled(next, first + 2 * index * count, count, factors[index]);
             }
         }
         power = next;
     }
     return power[1] == 1 && !power[0] && count_terms(power, count) == 2;
+}
+
+static void
+make_power_tables(decoding *job)
+{
+    size_t count = job->count;
+    for (size_t bit = 0; job->power_tables && bit < BITS; bit++) {
+        make_table(job->power_tables + bit * MULTIPLES * padded(count),
+                   job->powers + bit * count, count);
+    }
 }
 
 static const element *
@@ -433,9 +512,17 @@ get_trace(decoding *job, size_t number)
         b = (b ^ (b >> 27)) * 0x94D049BB133111EBu;
         b ^= b >> 31;
         memset(trace, 0, job->count * sizeof(element));
+        element factors[BITS];
         for (int bit = 0; bit < BITS; bit++) {
-            job->math->add_scaled(trace, job->powers + bit * job->count, job->count, b);
+            factors[bit] = b;
             b = job->math->square(b);
+        }
+        if (job->power_tables) {
+            add_combined(trace, job->power_tables, BITS, factors, job->count);
+            continue;
+        }
+        for (int bit = 0; bit < BITS; bit++) {
+            job->math->add_scaled(trace, job->powers + bit * job->count, job->count, factors[bit]);
         }
     }
     return job->traces + number * job->count;
@@ -512,17 +599,27 @@ decode_sketch(const arithmetic *math, const element *odd, size_t capacity, size_
         free(space);
         return result;
     }
-    element *memory = malloc(((65 + count + MAX_TRACES) * count + 3 * (count + 1)) * sizeof(element));
+    size_t tables = 0;
+    if (math->uses_tables && count <= MAX_TABULATED) {
+        tables = (count / 2 + BITS) * MULTIPLES * padded(count);
+    }
+    size_t terms = (65 + count + MAX_TRACES) * count + 3 * (count + 1);
+    element *memory = malloc((terms + tables) * sizeof(element));
     if (memory != NULL) {
         job.powers = memory;
         job.squares = job.powers + 65 * count;
         job.traces = job.squares + count * count;
         job.scratch = job.traces + MAX_TRACES * count;
+        if (tables) {
+            job.power_tables = memory + terms;
+            job.square_tables = job.power_tables + BITS * MULTIPLES * padded(count);
+        }
         for (size_t index = 0; index < capacity; index++) {
             job.random = (job.random ^ odd[index]) * 0xD6E8FEB86659FD93u;
         }
         int done = 0;
         if (frobenius_powers(&job, locator)) {
+            make_power_tables(&job);
             done = factor_roots(&job, locator, count, 0);
         }
         if (done == 1) {

@@ -82,12 +82,14 @@ class Link(NamedTuple):
     :ivar is_stale: it is under a former id of ours.
     :ivar is_dialable: we dialed it, and can do so again.
     :ivar is_busy: a request of ours waits for its answer, or a message for the transport.
+    :ivar is_stuck: it is relayed, and the relay does not know our present id yet.
     """
 
     peer: PeerId
     is_stale: bool
     is_dialable: bool
     is_busy: bool
+    is_stuck: bool = False
 
 
 class Generate(NamedTuple):
@@ -239,7 +241,11 @@ class Rotation:
             return [Moved(len(stale))]
         if self._dialing:
             return []
-        ready = [link for link in stale if elapsed >= BUSY_SECS or not link.is_busy]
+        ready = [
+            link
+            for link in stale
+            if not link.is_stuck and (elapsed >= BUSY_SECS or not link.is_busy)
+        ]
         dialable = [
             link.peer for link in ready if link.is_dialable and link.peer not in self._undialable
         ]

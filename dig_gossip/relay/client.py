@@ -4,7 +4,8 @@
                                          └─ frames of tunnels ─────────▶ TunnelHub
 
 One long connection serves for everything. When it is lost it is made again, after a growing delay;
-that the relay is down never keeps the node from running.
+that the relay is down never keeps the node from running. Only while the node's id changes there
+are two: see :mod:`dig_gossip.relay.former`.
 
 Source: behaviour §27; wire §14.
 """
@@ -77,7 +78,13 @@ class RelayHost(TunnelHost, Protocol):
         """The relay has taken us in; ``observed`` is where it sees us."""
 
     def relay_lost(self) -> None:
-        """The relay is not there any more, nor is anybody that was reached through it."""
+        """The relay is not there any more, nor is anybody that was reached through it.
+
+        The client comes again unless it is stopped here.
+        """
+
+    def relay_failed(self) -> None:
+        """An attempt to register came to nothing; the client comes again later, or has given up."""
 
     def relay_peer(self, peer: PeerId, addresses: tuple[PeerAddress, ...]) -> None:
         """Somebody can be reached through the relay."""
@@ -104,6 +111,8 @@ def relay_address(endpoint: str) -> tuple[PeerAddress, bool]:
 
 class RelayClient:
     """Keeps a node registered at one relay.
+
+    One client serves for one id of the node: peers count what they send to each.
 
     :param network_id: the network's name, as relays know it.
     :param own_ids: all ids that are, or lately were, this node's.
@@ -188,6 +197,15 @@ class RelayClient:
         self._perform(self._membership.leave())
         self._drop(RelayError("the node stops"), is_failure=False)
 
+    def retire(self, host: RelayHost) -> None:
+        """Carry the sessions that there are, under an id that is not ours any more.
+
+        :param host: is told instead of the node, and stops the client when the relay is lost.
+        """
+        self._host = host
+        self._membership.list_no_more()
+        self.hub.retire(host)
+
     def reconnect(self) -> None:
         """Try again at once, also after it was given up."""
         if self.state in (RelayState.BACKOFF, RelayState.EXHAUSTED):
@@ -195,17 +213,6 @@ class RelayClient:
             if self._retry is not None:
                 self._retry.cancel()
             self._connect()
-
-    def rotated(self) -> None:
-        """Leave, and come again under the id that we have now; also after it was given up."""
-        if self.state is RelayState.DISABLED:
-            return
-        self._perform(self._membership.leave())
-        self._drop(RelayError("the node has another id"), is_failure=False)
-        if self._retry is not None:
-            self._retry.cancel()
-        self._reconnection.restart()
-        self._connect()
 
     # -- questions
 
@@ -334,6 +341,8 @@ class RelayClient:
         self._connecting = None
 
     def _not_connected(self, failure: Failure) -> None:
+        if self._connecting is None:
+            return  # it was given up
         self._connecting = None
         if self.state is not RelayState.CONNECTING or self._socket is not None:
             return
@@ -344,6 +353,7 @@ class RelayClient:
             self._connect()
         else:
             self._failed(RelayError(failure.getErrorMessage()))
+            self._host.relay_failed()
 
     def _drop_deadline(self) -> None:
         if self._deadline is not None:
@@ -415,8 +425,10 @@ class RelayClient:
         if was_registered:
             self._reconnection.lost_after(self._clock.monotonic() - self._registered_at)
             self._host.relay_lost()
-        if is_failure:
+        if is_failure and self.state is not RelayState.DISABLED:
             self._failed(error, is_final=is_final)
+            if not was_registered:
+                self._host.relay_failed()
 
     def _failed(self, error: RelayError, *, is_final: bool = False) -> None:
         self._drop_deadline()

@@ -90,7 +90,7 @@ class TunnelHub:
         self._address = address
         self._tunnels = Tunnels(
             stack.tls.identity.peer_id,
-            may_accept=host.may_accept_tunnel,
+            may_accept=lambda peer: self._host.may_accept_tunnel(peer),
             now=clock.monotonic,
             rng=rng,
         )
@@ -108,6 +108,16 @@ class TunnelHub:
     def is_opening(self) -> bool:
         """Whether a tunnel is on its way to being open."""
         return any(tunnel.state is TunnelState.OPENING for tunnel in self._tunnels)
+
+    def retire(self, host: TunnelHost) -> None:
+        """Carry on what is open, and give up what is not: the id of this registration is over.
+
+        :param host: is asked and told from now on.
+        """
+        self._host = host
+        for tunnel in self._tunnels:
+            if tunnel.state is TunnelState.OPENING:
+                self._perform(self._tunnels.close(tunnel.peer))
 
     def begin(self) -> None:
         """A registration begins, perhaps under another id than the last one."""

@@ -7,7 +7,8 @@
                              └────────────────────┴──────▶ Failed: the client hangs up, comes again
 
 One object serves a client for its whole life, because the numbers of what it sends go on across
-connections: :meth:`begin` starts a registration, :meth:`lost` ends it.
+connections: :meth:`begin` starts a registration, :meth:`lost` ends it. With another id the numbers
+begin anew, in both directions: that is another client.
 
 The relay is not trusted. What it says about others is a hint of where somebody may be; who is
 really there is found out inside the tunnel.
@@ -18,6 +19,7 @@ Source: behaviour §27; wire §14.
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -198,6 +200,10 @@ class Membership:
             binary=True,
         )
         return [Say(register.encode())]
+
+    def list_no_more(self) -> None:
+        """Ask no more who else is there; what the relay says unasked is still taken."""
+        self._next_list = math.inf
 
     def leave(self) -> list[MembershipEffect]:
         """Say goodbye; the relay closes."""

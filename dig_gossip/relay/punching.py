@@ -124,6 +124,10 @@ class Punching:
             return [GiveUp(peer)]
         return []
 
+    def forget(self) -> list[PunchEffect]:
+        """We have another id: whoever has a relayed session with us expects the former one."""
+        return [effect for peer in list(self._upgrades) for effect in self.lost(peer)]
+
     def direct(self, peer: PeerId) -> list[PunchEffect]:
         """There is a direct session in the place of the relayed one."""
         upgrade = self._upgrades.pop(peer, None)

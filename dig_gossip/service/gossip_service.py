@@ -333,6 +333,7 @@ class Node:
                 self.dialer,
                 self.clock,
                 rng,
+                relaying=self.relaying,
                 relies_on_id=lambda: self.relaying is not None and self.relaying.relies_on_id,
                 adopt=self._adopt,
             )

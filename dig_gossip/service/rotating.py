@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from dig_gossip.connection.dialer import Dialer
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.session import RemovalReason, Session
-from dig_gossip.errors import GossipError
+from dig_gossip.errors import GossipError, PeerNotConnected
 from dig_gossip.privacy.rotation import (
     Close,
     Generate,
@@ -31,6 +31,7 @@ from dig_gossip.privacy.rotation import (
     Rotation,
     RotationEffect,
 )
+from dig_gossip.service.relaying import Relaying
 from dig_gossip.tls.identity import Identity, generate_identity, replace_identity
 from dig_gossip.types.config import GossipConfig
 from dig_gossip.types.peer import PeerAddress, PeerId, TransportKind
@@ -42,6 +43,7 @@ from dig_gossip.util.deferreds import handled
 class Rotating:
     """One node's rotation.
 
+    :param relaying: the node's use of its relay, if it has one.
     :param relies_on_id: whether something goes on that needs the present id to the end.
     :param adopt: makes everything in the node use a new identity.
     """
@@ -57,6 +59,7 @@ class Rotating:
         clock: Clock,
         rng: Random,
         *,
+        relaying: Relaying | None,
         relies_on_id: Callable[[], bool],
         adopt: Callable[[Identity], object],
     ) -> None:
@@ -64,6 +67,7 @@ class Rotating:
         self._peers = peers
         self._dialer = dialer
         self._clock = clock
+        self._relaying = relaying
         self._relies_on_id = relies_on_id
         self._adopt = adopt
         self._engine = Rotation(
@@ -101,17 +105,28 @@ class Rotating:
 
     def _links(self) -> list[Link]:
         current = self._peers.own_ids.current
-        return [
-            Link(
-                session.peer_id,
-                is_stale=is_direct and session.own_id != current,
-                is_dialable=session.is_outbound,
-                is_busy=session.has_requests or session.queued_messages > 0,
+        relaying = self._relaying
+        is_registered = relaying is not None and relaying.client.is_registered
+        spare = 0 if relaying is None else relaying.spare
+        links = []
+        for session in self._peers.table:
+            is_stale = session.own_id != current
+            is_relayed = session.transport is TransportKind.RELAY
+            is_dialable = session.is_outbound
+            if is_stale and is_relayed and not is_dialable:
+                # Through the relay either end can open what takes its place.
+                is_dialable = spare > 0
+                spare -= 1
+            links.append(
+                Link(
+                    session.peer_id,
+                    is_stale=is_stale,
+                    is_dialable=is_dialable,
+                    is_busy=session.has_requests or session.queued_messages > 0,
+                    is_stuck=is_relayed and not is_registered,
+                )
             )
-            for session in self._peers.table
-            # What is relayed ends with the registration.
-            for is_direct in (session.transport is not TransportKind.RELAY,)
-        ]
+        return links
 
     def _perform(self, effects: list[RotationEffect]) -> None:
         for effect in effects:
@@ -183,11 +198,18 @@ class Rotating:
             self._engine.redialed(peer, False)
             return
         try:
-            dialing: Deferred[Session] = self._dialer.connect(session.address, peer)
+            dialing = self._dial_again(session)
         except GossipError:
             self._engine.redialed(peer, False)
             return
         handled(dialing.addCallbacks(self._redialed, self._not_redialed, (peer,), {}, (peer,)))
+
+    def _dial_again(self, session: Session) -> Deferred[Session]:
+        if session.transport is not TransportKind.RELAY:
+            return self._dialer.connect(session.address, session.peer_id)
+        if self._relaying is None:
+            raise PeerNotConnected(session.peer_id)
+        return self._relaying.redial(session.peer_id)
 
     def _redialed(self, _session: Session, peer: PeerId) -> None:
         self._engine.redialed(peer, True)
@@ -202,7 +224,10 @@ class Rotating:
             return
         address = session.address
         self._peers.session_ended(session, RemovalReason.MOVED)
-        if effect.dials:
+        if session.transport is TransportKind.RELAY:
+            if self._relaying is not None:
+                self._relaying.vacated(effect.peer)
+        elif effect.dials:
             self._dial(address)
 
     def _dial(self, address: PeerAddress) -> None:

@@ -195,6 +195,18 @@ class MovingTests(Case):
         self.now += BUSY_SECS
         self.assertEqual(engine.tick(is_busy=False, links=links), [Redial(peer(1))])
 
+    def test_stuck_sessions_wait_for_the_relay(self) -> None:
+        """However long it takes; the movement is not over before.  PRV-007.1"""
+        engine = self.rotated(2)
+        links = [link(n)._replace(is_stuck=True) for n in range(2)]
+        for _ in range(3):
+            self.assertEqual(engine.tick(is_busy=False, links=links), [])
+            self.now += BUSY_SECS
+        links[1] = link(1)
+        self.assertEqual(engine.tick(is_busy=False, links=links), [Redial(peer(1))])
+        self.now += MOVING_SECS
+        self.assertEqual(engine.tick(is_busy=False, links=links), [Moved(2)])
+
     def test_the_end_is_reported(self) -> None:
         """When no session is under a former id.  PRV-007.1"""
         engine = self.rotated(1)

@@ -216,6 +216,17 @@ class MembershipTests(SynchronousTestCase):
         (failed,) = self.client.take()
         self.assertIsInstance(failed, Failed)
 
+    def test_who_is_on_the_way_out_asks_for_no_list(self) -> None:
+        """It still pings, and still notices silence.  RLY-005, RLY-006"""
+        self.client.registered()
+        self.client.membership.list_no_more()
+        self.client.time = 60
+        self.client.perform(self.client.membership.tick())
+        self.assertEqual(self.client.take_said(), [relay.Ping(timestamp=60_000)])
+        self.client.time = 90
+        self.client.perform(self.client.membership.tick())
+        self.assertIsInstance(self.client.take()[0], Failed)
+
     def test_latency_is_measured_with_our_own_clock(self) -> None:
         """A stamp from the future or of ages ago says nothing.  RLY-006"""
         self.client.registered()

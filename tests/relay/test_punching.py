@@ -89,6 +89,15 @@ class PunchingTests(SynchronousTestCase):
         self.assertEqual(self.punching.lost(LARGE), [])
         self.assertEqual(self.punching.direct(LARGE), [])
 
+    def test_with_another_id_all_upgrades_end(self) -> None:
+        """Whoever has a relayed session with us expects the former one.  TLS-102-X"""
+        self.punching.relayed(LARGE)
+        self.punching.relayed(SMALL)
+        self.at(1.0)
+        self.punching.coordinate(LARGE, ADDRESS)
+        self.assertEqual(self.punching.forget(), [GiveUp(LARGE)])
+        self.assertEqual((len(self.punching), self.at(1000.0)), (0, []))
+
     def test_four_at_once(self) -> None:
         """The others wait their turn.  NAT-101-X"""
         peers = [bytes32(bytes([100 + number]) * 32) for number in range(6)]

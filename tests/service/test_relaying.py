@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from chia_rs.sized_ints import uint32
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from dig_gossip import Message, PeerOptions, RelayConfig
 from dig_gossip.connection.session import RemovalReason
 from dig_gossip.errors import PeerNotConnected
-from dig_gossip.relay.client import RelayState
+from dig_gossip.relay.client import RelayClient, RelayState
 from dig_gossip.relay.registry import Transmit
 from dig_gossip.relay.server import RelayServer
 from dig_gossip.testing.network import MemoryNode
+from dig_gossip.tls.identity import Identity
 from dig_gossip.types.peer import PeerAddress, TransportKind
 from dig_gossip.types.relay import RelayLimits, RelayServerConfig
 from dig_gossip.types.reputation import PenaltyReason
@@ -26,10 +29,15 @@ from tests.network_case import NetworkCase
 
 OPCODE = 230  # no engine has a use for it
 UNLIMITED = PeerOptions(enforce_rate_limits=False)
+#: The files are not read: the tests give the identity itself.
+SECURE: dict[str, Any] = {"cert_path": "c", "key_path": "k", "requires_certificate": True}
 
 
 class RelayCase(NetworkCase):
     """A relay at an address of its own, and nodes behind NATs."""
+
+    #: What the relay shows, and demands of its clients: a certificate, or nothing.
+    relay_identity: Identity | None = None
 
     def setUp(self) -> None:
         super().setUp()
@@ -40,13 +48,20 @@ class RelayCase(NetworkCase):
         """Start a relay."""
         address = PeerAddress(self.relay_host, 9450)
         reactor: IReactorTime = self.network.reactor(self.relay_host)
+        secure = {} if self.relay_identity is None else SECURE
         config = RelayServerConfig(
-            listen_addr=address, health_addr=None, limits=RelayLimits(**limits)
+            listen_addr=address, health_addr=None, limits=RelayLimits(**limits), **secure
         )
-        server = RelayServer(config, Clock(reactor))
+        server = RelayServer(config, Clock(reactor), self.relay_identity)
         server.startService()
         self.addCleanup(server.stopService)
         return server
+
+    @property
+    def endpoint(self) -> str:
+        """Where nodes find the relay."""
+        scheme = "ws" if self.relay_identity is None else "wss"
+        return f"{scheme}://{self.relay_host}:9450"
 
     def stop_relay(self) -> None:
         """Let the relay end in order."""
@@ -55,9 +70,7 @@ class RelayCase(NetworkCase):
 
     def hidden(self, count: int = 2, **options: Any) -> list[MemoryNode]:
         """Started nodes behind NATs, which know nothing but the relay."""
-        relay = RelayConfig(
-            endpoint=f"ws://{self.relay_host}:9450", reconnect_delay_secs=1, advertise=False
-        )
+        relay = RelayConfig(endpoint=self.endpoint, reconnect_delay_secs=1, advertise=False)
         nodes = [self.network.node(**{"relay": relay, **options}) for _ in range(count)]
         for node in nodes:
             self.network.hide(node.host)
@@ -174,6 +187,20 @@ class TunnelTests(RelayCase):
         relaying.client.reconnect()
         self.network.advance(1)
         self.assertIs(relaying.client.state, RelayState.CONNECTED)
+
+    def test_an_attempt_that_takes_too_long_fails_once(self) -> None:
+        """However long TCP, or a proxy before it, stays undecided.  RLY-004"""
+        endpoint = mock.Mock()
+        endpoint.connect.side_effect = lambda factory: Deferred()
+        with mock.patch.object(RelayClient, "_make_endpoint", return_value=endpoint):
+            (node,) = self.hidden(1, relay=RelayConfig(endpoint=self.endpoint))
+            relaying = node.service.node.relaying
+            assert relaying is not None
+            self.until(lambda: relaying.client.state is RelayState.BACKOFF)
+            self.assertEqual(relaying.client._reconnection.failures, 1)
+            self.until(lambda: relaying.client.state is RelayState.CONNECTING)
+            self.network.advance(10)
+            self.assertEqual(endpoint.connect.call_count, 2)
 
     def test_a_node_without_a_relay_has_no_timer_of_it(self) -> None:
         """Off is off: also when it is configured and disabled.  STR-001"""
