@@ -34,7 +34,7 @@ class Sighting:
 
     :ivar stem: the honest node that gave it to the first spy on its stem.
     :ivar announcer: the honest node from which a spy first got the announcement.
-    :ivar delay: seconds from the submission to the announcement, if stems are swallowed.
+    :ivar delay: seconds from the submission to the announcement.
     """
 
     stem: int | None = None
@@ -94,12 +94,18 @@ class StemGraph:
             self.walks[hops] = walk
             walk = walk @ step
 
-    def likely(self, sighting: Sighting, accuracy: float, timeout: float | None = None) -> Floats:
+    def likely(
+        self, sighting: Sighting, accuracy: float, rates: Sequence[float] | None = None
+    ) -> Floats:
         """How likely each honest node is the origin; all zero if nothing is known.
 
+        With the rates of embargoes, how the stem ended counts, too: the likelihood that after ``d``
+        hops node ``i`` of the stem announced the transaction when it did is its rate, and that
+        nobody did before.
+
         :param accuracy: how often the announcer is who it seems to be, 0..1.
-        :param timeout: the mean embargo in seconds, if spies swallow stems: then who announced, and
-            when, says something about who had the transaction before.
+        :param rates: if spies swallow stems: of the origin and of each relay after it, how many
+            embargoes end in a second; :data:`MAX_HOPS` of them.
         :returns: in the order of :attr:`honest`.
         """
         import numpy as np
@@ -111,23 +117,18 @@ class StemGraph:
                 return np.zeros(len(index))
             weights = accuracy * walks[1:, :, announcer].sum(axis=0) + (1 - accuracy) / len(index)
             return _normal(weights)
-        last = index[sighting.stem]
-        weights = walks[:, :, last].sum(axis=0)
-        if timeout is not None:
-            # Of ``hops + 1`` honest nodes one has announced it, after some time.
-            hops = np.arange(MAX_HOPS)
-            rate = (hops + 1) / timeout
-            density = np.exp(-rate * sighting.delay)  # times a rate, over the rates of all
-            unknown = np.einsum("d,du->u", rate * density, walks[:, :, last])
-            weights = (1 - accuracy) / len(index) * unknown
-            if announcer is not None:
-                relays = np.array(
-                    [
-                        walks[: MAX_HOPS - before, announcer, last] @ density[before:]
-                        for before in range(MAX_HOPS)
-                    ]
-                )
-                weights += accuracy * np.einsum("d,du->u", relays, walks[:, :, announcer])
+        arrivals = walks[:, :, index[sighting.stem]]
+        if rates is None:
+            return _normal(arrivals.sum(axis=0))
+        nobody = np.exp(-np.cumsum(rates) * sighting.delay)
+        weights = (1 - accuracy) / len(index) * ((np.cumsum(rates) * nobody) @ arrivals)
+        if announcer is not None:
+            rest = arrivals[:, announcer]
+            relays = [
+                rate * (rest[: MAX_HOPS - before] @ nobody[before:])
+                for before, rate in enumerate(rates)
+            ]
+            weights = weights + accuracy * (np.array(relays) @ walks[:, :, announcer])
         return _normal(weights)
 
     def guess(self, likely: Floats) -> int | None:
@@ -136,5 +137,7 @@ class StemGraph:
 
 
 def _normal(weights: Floats) -> Floats:
+    import numpy as np
+
     total = weights.sum()
-    return weights / total if total else weights
+    return np.asarray(weights / total if total else weights, dtype=np.float64)

@@ -20,6 +20,7 @@ from dig_gossip.types.peer import PeerId
 from dig_gossip.types.sections import BackpressureConfig
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import ChiaMessageType
+from tests.lab.test_run import digest_of
 
 BUSY = """
 [overlay]
@@ -36,6 +37,7 @@ messages = 20
 [bulk]
 share = 0.5
 """
+CHURN = "[churn]\nper_minute = 3\nredial_secs = 1\n"
 URGENT = Message(PAYLOAD, None, bytes(100))
 NORMAL = Message(ChiaMessageType.NEW_TRANSACTION, None, bytes(48))
 BULK = Message(ChiaMessageType.RESPOND_BLOCKS, 1, bytes(300_000))
@@ -85,6 +87,11 @@ def simulate(protocol: str, extra: str = "") -> RunResult:
     return run(parse(BUSY + extra), protocol, 1)
 
 
+def digest() -> str:
+    """Name everything that a run with churn gives."""
+    return digest_of(simulate("plumtree-lanes", CHURN))
+
+
 class RunTests(SynchronousTestCase):
     """Whole runs."""
 
@@ -103,7 +110,7 @@ class RunTests(SynchronousTestCase):
 
     def test_churn(self) -> None:
         """Links that go take with them what waited.  design §6"""
-        facts = simulate("plumtree-lanes", "[churn]\nper_minute = 3\nredial_secs = 1\n").facts
+        facts = simulate("plumtree-lanes", CHURN).facts
         self.assertEqual(facts["repeated_deliveries"], 0.0)
         self.assertGreater(facts["delivered_share"], 0.95)
 

@@ -41,8 +41,12 @@ def simulate(protocol: str, extra: str = "", seed: int = 1) -> RunResult:
 def digest(protocol: str) -> str:
     """Name everything that a run with losses, churn and slow uplinks gives."""
     extra = "[network]\nloss = 0.05\nuplink_mbit = 5\n[churn]\nper_minute = 1\nsilent = 0.5\n"
-    text = json.dumps(simulate(protocol, extra, seed=7).to_json(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of(simulate(protocol, extra, seed=7))
+
+
+def digest_of(result: RunResult) -> str:
+    """Name all that a run gave."""
+    return hashlib.sha256(json.dumps(result.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 class DeterminismTests(SynchronousTestCase):
@@ -51,9 +55,11 @@ class DeterminismTests(SynchronousTestCase):
     def test_hash_seed_changes_nothing(self) -> None:
         """Two processes with other hash seeds give the same figures.  design D1"""
         program = (
+            "from tests.lab import test_books, test_laned\n"
             "from tests.lab.test_run import digest\n"
-            "names = ('plumtree', 'gossipsub-1.2', 'plumtree-paper', 'erlay-safety-net')\n"
-            "print(*map(digest, names))"
+            "print(*map(digest, ('plumtree', 'gossipsub-1.2', 'plumtree-paper')))\n"
+            "print(*map(digest, ('erlay-safety-net', 'dandelion', 'compact-blocks')))\n"
+            "print(test_books.digest(), test_laned.digest())"
         )
         outputs = {
             subprocess.run(

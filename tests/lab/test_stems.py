@@ -10,7 +10,7 @@ from dig_gossip.effects import Deliver, Effect, Send, SetTimer
 from dig_gossip.lab.adversaries import Watch
 from dig_gossip.lab.machine import PAYLOAD, as_peer
 from dig_gossip.lab.models.frame import ModelFrame
-from dig_gossip.lab.observers import Sighting, StemGraph, first_spy, precision, recall
+from dig_gossip.lab.observers import MAX_HOPS, Sighting, StemGraph, first_spy, precision, recall
 from dig_gossip.lab.run import run
 from dig_gossip.lab.scenario import parse
 from dig_gossip.lab.shell import peer_id
@@ -162,6 +162,6 @@ class ObserverTests(SynchronousTestCase):
         """With swallowed stems the announcer was on them.  PRV-004"""
         graph = StemGraph({1: [2], 2: [3], 3: [9], 4: [3]}, fluff=0.1)
         sighting = Sighting(stem=3, announcer=2, delay=10.0)
-        likely = graph.likely(sighting, accuracy=1.0, timeout=30.0)
+        likely = graph.likely(sighting, accuracy=1.0, rates=[1 / 30] * MAX_HOPS)
         self.assertEqual(likely[3], 0.0)
         self.assertGreater(likely[1], likely[0])

@@ -71,6 +71,14 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(bombed.facts["delivered_share"], 1.0)
         self.assertEqual(bombed.facts["adversary.nodes"], 6.0)
 
+    def test_churn(self) -> None:
+        """Requests that nobody answers are given up, and others are asked.  ERL-004"""
+        churn = "[churn]\nper_minute = 4\nsilent = 1\ndetect_secs = 20\naway_secs = 20\n"
+        facts = simulate("erlay", churn).facts
+        self.assertGreater(facts["engine.rounds_timed_out"], 0.0)
+        self.assertGreater(facts["delivered_share"], 0.9)
+        self.assertEqual(facts["repeated_deliveries"], 0.0)
+
     def test_bombs_speak_erlay_only(self) -> None:
         """Nothing is simulated that means nothing.  design §6"""
         for protocol, kind in (("plumtree", "sketch-bomb"), ("erlay", "liar")):
