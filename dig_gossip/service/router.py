@@ -212,6 +212,8 @@ class Router:
             raise Backpressured(f"no peer takes a {opcode_name(message.type)} this large")
         engine: Plumtree | Erlay = self.plumtree
         if message.type == ChiaMessageType.NEW_TRANSACTION:
+            if self._is_heralded(message):
+                return 0  # the application does not know that it is too early
             self._heard(message)
             self.engines.transaction_passes(None, message)
             engine = self.engines.of_transactions
@@ -424,6 +426,12 @@ class Router:
             self.compact.transaction_heard(tx_id)
         if self.dandelion is not None:
             self._perform(self.dandelion.announced(tx_id))
+
+    def _is_heralded(self, message: Message) -> bool:
+        if self.dandelion is None:
+            return False
+        tx_id = announced_tx_id(message.type, message.data)
+        return tx_id is not None and self.dandelion.is_heralded(tx_id)
 
     # -- the performer
 
