@@ -212,7 +212,7 @@ class Router:
             raise Backpressured(f"no peer takes a {opcode_name(message.type)} this large")
         engine: Plumtree | Erlay = self.plumtree
         if message.type == ChiaMessageType.NEW_TRANSACTION:
-            if self._is_heralded(message):
+            if self.dandelion is not None and self.dandelion.is_heralded(message.data[:32]):
                 return 0  # the application does not know that it is too early
             self._heard(message)
             self.engines.transaction_passes(None, message)
@@ -236,8 +236,7 @@ class Router:
         if self.dandelion is None:
             self.broadcast(Message(ChiaMessageType.NEW_TRANSACTION, None, announcement), None)
             return
-        row = None if self._rows is None else self._rows[StemTransaction.OPCODE]
-        if row is not None and len(bytes(body)) > row.max_size:
+        if self._rows and len(bytes(body)) > self._rows[StemTransaction.OPCODE].max_size:
             raise Backpressured("no peer takes a transaction this large")
         self._perform(self.dandelion.submit(body))
 
@@ -426,12 +425,6 @@ class Router:
             self.compact.transaction_heard(tx_id)
         if self.dandelion is not None:
             self._perform(self.dandelion.announced(tx_id))
-
-    def _is_heralded(self, message: Message) -> bool:
-        if self.dandelion is None:
-            return False
-        tx_id = announced_tx_id(message.type, message.data)
-        return tx_id is not None and self.dandelion.is_heralded(tx_id)
 
     # -- the performer
 
