@@ -6,9 +6,11 @@ engines. An announcement spreads over links of 10 to 100 ms, each node passing i
 
 Observers. *First spy* names the honest node from which any spy got the transaction first, be it on
 its stem or by its announcement. *Graph* knows, besides, the two relays of every honest node, and
-names the likeliest origin. *Matching* knows the same, and gives every transaction another origin,
+names the likeliest origin. *Links* also knows who is connected to whom, and how heralds are drawn.
+*Matching* knows as much as graph, and gives every transaction another origin,
 the likeliest pairs first: the strongest attack on precision, if everybody sends one transaction.
-With *black holes*, spies swallow stems; then the last two also use who announced the transaction in
+With *black holes*, spies swallow stems, and what they are the heralds of; then these three also use
+who announced the transaction in
 the end, and when; they know how embargoes are drawn. *Stem* is graph that makes nothing of the end
 of a stem that it has seen: what no embargo, however drawn, can hide.
 
@@ -37,6 +39,7 @@ from dig_gossip.effects import Effect, Send, SetTimer, Spread
 from dig_gossip.privacy.dandelion import Dandelion
 from dig_gossip.types.config import DandelionConfig
 from dig_gossip.types.peer import PeerId
+from dig_gossip.wire.opcodes import ChiaMessageType
 from dig_gossip.wire.stem import StemTransaction
 
 _OUTBOUND = 8
@@ -67,7 +70,13 @@ class PatientOrigin(Dandelion):
         ]
 
 
-class FixedTimer(Dandelion):
+class WithoutHeralds(PatientOrigin):
+    """Whoever ends a stem tells everybody at once."""
+
+    has_heralds: ClassVar[bool] = False
+
+
+class FixedTimer(WithoutHeralds):
     """One relay, and a timer of a fixed length: what the Rust crate declares."""
 
     relays_per_epoch: ClassVar[int] = 1
@@ -119,7 +128,7 @@ class Network:
             self.rates[0] /= PatientOrigin.patience
         self.engines: dict[int, Dandelion] = {}
         if kind != "plain":
-            make = FixedTimer if kind == "fixed" else PatientOrigin
+            make = {"fixed": FixedTimer, "bare": WithoutHeralds}.get(kind, PatientOrigin)
             for node in range(nodes):  # a spy that swallows nothing passes on as everybody does
                 engine = make(
                     DandelionConfig(fluff_probability=_FLUFF),
@@ -157,6 +166,11 @@ class Network:
                         clock += 0.05
                         (peer,) = effect.peers
                         other = self.numbers[peer]
+                        if effect.message.type == ChiaMessageType.NEW_TRANSACTION:
+                            self.end(body, holders)
+                            sighting.announcer = self.announce_by(other, node)
+                            sighting.delay = clock
+                            return sighting
                         if other in self.spies:
                             if sighting.stem is None and node not in self.spies:
                                 sighting.stem = (node, other)
@@ -169,9 +183,44 @@ class Network:
             key = ("dandelion.embargo", body.tx_id)
             waiting.append((node, self.engines[node].timer_fired(key)))
 
-    def seems_right(self, node: int) -> bool:
-        """Whether an announcement of this node seems to come from it."""
-        return self.announce(node) == node
+    def announce_by(self, herald: int, node: int) -> int:
+        """From whom a spy first has what a node has told a herald."""
+        return node if herald in self.spies else self.announce(herald)
+
+    def heralds(self, node: int) -> list[int]:
+        """Whom a node may tell first; nobody, if it tells everybody."""
+        engine = self.engines[node]
+        if not engine.has_heralds:
+            return []
+        relays = {self.numbers[relay] for relay in engine.snapshot().relays}
+        return [other for other in self.dials[node] if other not in relays]
+
+    def learn_links(self) -> None:
+        """What the links observer knows: ``seen[u][v]``, how often v's announcements seem u's."""
+        self.seen: dict[int, Counter[int]] = {node: Counter() for node in self.honest}
+        by_itself = {node: self.announce(node) for node in self.honest}
+        for node in self.honest:
+            heralds = self.heralds(node)
+            for herald in heralds or [node]:
+                source = node if herald in self.spies else by_itself[herald]
+                if source in self.seen:
+                    self.seen[source][node] += 1 / (len(heralds) or 1)  # type: ignore[assignment]
+        right = sum(self.seen[node][node] for node in self.honest)
+        self.accuracy = right / len(self.honest)
+
+    def suspects(self, sighting: Sighting, *, knows_links: bool) -> Floats:
+        """How likely what was announced would seem to come from where it seemed to, by node."""
+        chances = np.full(len(self.index), 1e-9)  # nothing is certain
+        source = -1 if sighting.announcer is None else sighting.announcer
+        if source not in self.index:
+            return chances
+        if knows_links:
+            for node, chance in self.seen[source].items():
+                chances[self.index[node]] += chance
+        else:
+            chances += (1 - self.accuracy) / len(self.index)
+            chances[self.index[source]] += self.accuracy
+        return chances
 
     def end(self, body: StemTransaction, holders: set[int]) -> None:
         """Everybody hears the announcement, and forgets the stem."""
@@ -217,6 +266,8 @@ class Network:
         for hops in range(_MAX_HOPS):
             self.walks[hops] = walk
             walk = walk @ step
+        # Whether it is anywhere after a hop or more: the origin does not toss the coin.
+        self.reached = self.walks[1:].sum(axis=0)
 
 
 def first_spy(sighting: Sighting) -> int | None:
@@ -224,42 +275,39 @@ def first_spy(sighting: Sighting) -> int | None:
     return sighting.announcer if sighting.stem is None else sighting.stem[0]
 
 
-def stem_posteriors(network: Network, sighting: Sighting, accuracy: float) -> Floats:
+def stem_posteriors(network: Network, sighting: Sighting, suspects: Floats) -> Floats:
     """How likely each honest node is the origin, by the stem if it was seen.
 
-    :param accuracy: how often the announcer is who it seems to be.
+    :param suspects: see :meth:`Network.suspects`.
     """
     walks, index = network.walks, network.index
     if sighting.stem is not None:
         weights = walks[:, :, index[sighting.stem[0]]].sum(axis=0)
-        return np.asarray(weights / weights.sum(), dtype=np.float64)
-    announcer = index.get(-1 if sighting.announcer is None else sighting.announcer)
-    if announcer is None:
-        return np.zeros(len(index))
-    weights = accuracy * walks[1:, :, announcer].sum(axis=0) + (1 - accuracy) / len(index)
+    else:
+        weights = network.reached @ suspects
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def posteriors(network: Network, sighting: Sighting, accuracy: float) -> Floats:
+def posteriors(network: Network, sighting: Sighting, suspects: Floats) -> Floats:
     """The same, by the stem and by how it ended.
 
     The likelihood that after ``d`` hops node ``i`` of the stem announced the transaction when it
     did: its rate, and that nobody did before.
     """
     if sighting.stem is None or not network.holes:
-        return stem_posteriors(network, sighting, accuracy)
-    walks, index, rates = network.walks, network.index, network.rates
-    arrivals = walks[:, :, index[sighting.stem[0]]]
+        return stem_posteriors(network, sighting, suspects)
+    walks, rates = network.walks, network.rates
+    arrivals = walks[:, :, network.index[sighting.stem[0]]]
     nobody = np.exp(-np.cumsum(rates) * sighting.delay)
-    weights = (1 - accuracy) / len(index) * ((np.cumsum(rates) * nobody) @ arrivals)
-    announcer = index.get(-1 if sighting.announcer is None else sighting.announcer)
-    if announcer is not None:
-        rest = arrivals[:, announcer]
+    base = suspects.min()
+    weights = base * ((np.cumsum(rates) * nobody) @ arrivals)
+    for node in np.flatnonzero(suspects > base):
+        rest = arrivals[:, node]
         relays = [
             rate * (rest[: _MAX_HOPS - before] @ nobody[before:])
             for before, rate in enumerate(rates)
         ]
-        weights = weights + accuracy * (np.array(relays) @ walks[:, :, announcer])
+        weights = weights + (suspects[node] - base) * (np.array(relays) @ walks[:, :, node])
     total = weights.sum()
     return np.asarray(weights / total if total else weights, dtype=np.float64)
 
@@ -300,6 +348,8 @@ class Result:
     first_recall: float
     graph_precision: float
     graph_recall: float
+    links_precision: float
+    links_recall: float
     matching: float
     stem_precision: float
     stem_recall: float
@@ -316,31 +366,30 @@ def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Resul
     first = precision(network, guesses), recall(network, guesses)
     delay = statistics.mean(sighting.delay for sighting in sightings.values())
     if not network.engines:
-        return Result(*first, *first, first[0], *first, delay)
+        return Result(*first, *first, *first, first[0], *first, delay)
     network.learn_graph()
-    accuracy = sum(map(network.seems_right, order)) / len(order)
-    likely = {node: posteriors(network, each, accuracy) for node, each in sightings.items()}
-    best: dict[int, int | None] = {
-        node: network.honest[int(np.argmax(each))] for node, each in likely.items()
-    }
-    by_stem: dict[int, int | None] = {
-        node: network.honest[int(np.argmax(stem_posteriors(network, each, accuracy)))]
-        for node, each in sightings.items()
-    }
-    return Result(
-        *first,
-        precision(network, best),
-        recall(network, best),
-        precision(network, matched(network, likely)),
-        precision(network, by_stem),
-        recall(network, by_stem),
-        delay,
-    )
+    network.learn_links()
+    likely: dict[str, dict[int, Floats]] = {"graph": {}, "links": {}, "stem": {}}
+    for node, sighting in sightings.items():
+        graph = network.suspects(sighting, knows_links=False)
+        links = network.suspects(sighting, knows_links=True)
+        likely["graph"][node] = posteriors(network, sighting, graph)
+        likely["links"][node] = posteriors(network, sighting, links)
+        likely["stem"][node] = stem_posteriors(network, sighting, graph)
+    figures: dict[str, tuple[float, float]] = {}
+    for name, each in likely.items():
+        best: dict[int, int | None] = {
+            node: network.honest[int(np.argmax(weights))] for node, weights in each.items()
+        }
+        figures[name] = precision(network, best), recall(network, best)
+    matching = precision(network, matched(network, likely["graph"]))
+    return Result(*first, *figures["graph"], *figures["links"], matching, *figures["stem"], delay)
 
 
 _KINDS = {
     "plain": "plain gossip",
     "fixed": "one relay, fixed timer",
+    "bare": "no heralds",
     "ours": "Dandelion++",
 }
 
@@ -376,7 +425,14 @@ def main() -> None:
                 rows.append([f"{name}, {share:.0%}", black, *cells])
     progress("")
     header = ["", "black holes", "first spy: precision", "recall", "graph: precision", "recall"]
-    header += ["matching: precision", "stem: precision", "recall", "delay s"]
+    header += [
+        "links: precision",
+        "recall",
+        "matching: precision",
+        "stem: precision",
+        "recall",
+        "delay s",
+    ]
     print_table(header, rows)
     for place, name in ((0, "first spy"), (2, "graph")):
         for share, goal in zip(_SHARES, _MAX_PRECISION, strict=True):

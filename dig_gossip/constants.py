@@ -153,6 +153,7 @@ DANDELION_MAX_STEM_BYTES: Final = 16_777_216  # (ext.)
 DANDELION_MAX_STEMS_PER_PEER: Final = 100  # (ext.)
 DANDELION_MAX_PUBLIC: Final = 20_000  # (ext.) transactions remembered as announced
 DANDELION_REST_SECS: Final = 2  # (ext.) mean time from an announcement to the end of its stem
+DANDELION_HERALD_SECS: Final = 2  # (ext.) a herald has from once to twice as long to be heard of
 DANDELION_RESEND_SECS: Final = 1  # (ext.) a relay that is lost sooner has not forwarded
 DEFAULT_PEER_ID_ROTATION_SECS: Final = 86_400
 HOLE_PUNCH_RETRY_SECS: Final = 300

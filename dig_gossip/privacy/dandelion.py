@@ -21,6 +21,10 @@ is from there.
   is that relay sees our transactions among others' whenever there is any cover at all.
 * The embargo is exponential: of k nodes that wait, each is as likely to fire first. A fixed timer
   would fire first at the origin whenever a relay swallows a transaction, and reveal it.
+* Whoever ends a stem announces the transaction to one peer first, its *herald*, drawn for each from
+  the outbound sessions that are no relays of ours; and to everybody else when it hears of it from
+  others, as all nodes do, or 2 to 4 s later. So the announcement seems to come from the herald: who
+  knows the stem graph does not see in which hop's patience, or coin, it has begun.
 * A loop (a transaction that comes back) is not forwarded again and nothing is said about it: an
   answer of any kind would tell whoever probes that the transaction has been here.
 
@@ -50,7 +54,8 @@ exponential with ``stem_timeout_secs`` as its mean. (b) PRV-005 has one relay; D
 which edges are drawn at random. In turns, beginning with our own relay, a first-spy observer is
 right less often (``benchmarks/dandelion.py``). (c) On overflow DAN-101-X fluffs the oldest of our
 own; a peer could so force our transactions out, so others' are dropped first, and ours are fluffed
-only among themselves.
+only among themselves. (d) PRV-003 has the end of a stem announced like any other transaction; here
+a herald comes first.
 
 Source: behaviour §24, design D10; wire §13.4; G. Fanti et al., "Dandelion++", 2018.
 """
@@ -66,6 +71,7 @@ from typing import ClassVar, Final
 import attrs
 
 from dig_gossip.constants import (
+    DANDELION_HERALD_SECS,
     DANDELION_MAX_PUBLIC,
     DANDELION_MAX_STEM_BYTES,
     DANDELION_MAX_STEMS,
@@ -93,6 +99,7 @@ from dig_gossip.wire.opcodes import ChiaMessageType
 from dig_gossip.wire.stem import STEM_OVERHEAD_BYTES, StemTransaction
 
 EMBARGO: Final = "dandelion.embargo"
+HERALD: Final = "dandelion.herald"
 
 
 @attrs.define(kw_only=True)
@@ -106,6 +113,8 @@ class DandelionCounters:
         because a relay was lost.
     :ivar fluffed: stems that ended here: by the coin, ``fluff_embargo`` by the embargo,
         ``fluff_no_relay`` for want of a relay, ``fluff_overflow`` for want of room.
+    :ivar fluff_heralded: of those, how many were announced to one peer first; ``fluff_unheard``
+        of these were not heard of again in time.
     :ivar stem_public: stems that ended elsewhere: somebody announced the transaction.
     """
 
@@ -120,6 +129,8 @@ class DandelionCounters:
     fluff_embargo: int = 0
     fluff_no_relay: int = 0
     fluff_overflow: int = 0
+    fluff_heralded: int = 0
+    fluff_unheard: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -163,11 +174,13 @@ class _Stem:
 class Dandelion:
     """The stem engine of one node.
 
-    Bounded: 1000 stems, 16 MiB, 100 a peer; 20 000 public transactions; an edge a session.
+    Bounded: 1000 stems, 16 MiB, 100 a peer; 1000 transactions with a herald, 20 000 public ones; an
+    edge a session.
 
     Cost: O(1) an event; the loss of a relay O(stems).
 
-    Timers: ``("dandelion.embargo", tx_id)``, one a stem. The epoch needs none: it is looked at
+    Timers: ``("dandelion.embargo", tx_id)``, one a stem, and ``("dandelion.herald", tx_id)``, one
+    for each transaction that only a herald was told of. The epoch needs none: it is looked at
     when a relay is needed.
 
     :param now: monotonic seconds.
@@ -175,8 +188,9 @@ class Dandelion:
     Source: behaviour PRV-001 to PRV-005, DAN-101-X to DAN-104-X; design D10.
     """
 
-    names: Final = frozenset({EMBARGO})
+    names: Final = frozenset({EMBARGO, HERALD})
     relays_per_epoch: ClassVar[int] = DANDELION_RELAYS
+    has_heralds: ClassVar[bool] = True
 
     def __init__(self, config: DandelionConfig, *, now: Callable[[], float], rng: Random) -> None:
         self.counters = DandelionCounters()
@@ -191,6 +205,7 @@ class Dandelion:
         self._size = 0
         self._of_peer: Counter[PeerId] = Counter()
         self._public: OrderedDict[bytes, None] = OrderedDict()
+        self._heralded: dict[bytes, Message] = {}  # what is still to be announced to everybody
 
     # --- sessions ---------------------------------------------------------------------------
 
@@ -237,7 +252,7 @@ class Dandelion:
         Source: behaviour PRV-002.
         """
         tx_id = body.tx_id
-        if tx_id in self._stems:
+        if tx_id in self._stems or tx_id in self._heralded:
             return []
         if tx_id in self._public:
             return [Spread(Message(ChiaMessageType.NEW_TRANSACTION, None, body.announcement))]
@@ -275,6 +290,8 @@ class Dandelion:
     def announced(self, tx_id: bytes) -> list[Effect]:
         """Note that a transaction is public: whoever announced it.  PRV-004"""
         self._note_public(tx_id)
+        if tx_id in self._heralded:
+            return self._spread_heralded(tx_id)
         stem = self._stems.get(tx_id)
         if stem is None or stem.is_public:
             return []
@@ -283,8 +300,16 @@ class Dandelion:
         return [SetTimer((EMBARGO, tx_id), self._exponential(DANDELION_REST_SECS))]
 
     def timer_fired(self, key: TimerKey) -> list[Effect]:
-        """An embargo is over: nobody announced the transaction, so we do. Or its rest is."""
-        tx_id = key[1]
+        """An embargo is over: nobody announced the transaction, so we do. Or its rest is.
+
+        Or nobody has heard of it from its herald.
+        """
+        name, tx_id = key
+        if name == HERALD:
+            if tx_id not in self._heralded:
+                return []
+            self.counters.fluff_unheard += 1
+            return self._spread_heralded(tx_id)
         stem = self._stems.get(tx_id)
         if stem is None:
             return []
@@ -295,17 +320,26 @@ class Dandelion:
         return self._fluff(tx_id)
 
     def shut_down(self) -> list[Effect]:
-        """Fluff our own transactions: nobody waits for them here any more.  behaviour §32"""
+        """Fluff our own transactions, and whatever only a herald knows: there is nobody here any
+        more who could do it later.  behaviour §32
+        """
         own = [
             tx_id
             for tx_id, stem in self._stems.items()
             if stem.source is None and not stem.is_public
         ]
-        return [effect for tx_id in own for effect in self._fluff(tx_id)]
+        effects = [effect for tx_id in own for effect in self._fluff(tx_id, at_once=True)]
+        for tx_id in list(self._heralded):
+            effects += self._spread_heralded(tx_id)
+        return effects
 
     def is_stem_only(self, tx_id: bytes) -> bool:
         """Whether nobody but its stem knows a transaction, so that nobody may be told of it."""
         return tx_id in self._stems
+
+    def is_heralded(self, tx_id: bytes) -> bool:
+        """Whether a transaction is announced to everybody as soon as others do so, by ourselves."""
+        return tx_id in self._heralded
 
     def snapshot(self) -> DandelionSnapshot:
         """Take one consistent picture. Cost: O(stems)."""
@@ -358,16 +392,35 @@ class Dandelion:
             effects += self._fluff(next(iter(self._stems)))
         return effects
 
-    def _fluff(self, tx_id: bytes) -> list[Effect]:
+    def _fluff(self, tx_id: bytes, *, at_once: bool = False) -> list[Effect]:
         stem = self._remove(tx_id)
-        return [ClearTimer((EMBARGO, tx_id)), *self._end(tx_id, stem)]
+        return [ClearTimer((EMBARGO, tx_id)), *self._end(tx_id, stem, at_once=at_once)]
 
-    def _end(self, tx_id: bytes, stem: _Stem) -> list[Effect]:
-        """Make a transaction public.  PRV-003"""
+    def _end(self, tx_id: bytes, stem: _Stem, *, at_once: bool = False) -> list[Effect]:
+        """Make a transaction public, by way of a herald if there is one.  PRV-003"""
         self._note_public(tx_id)
         announcement = Message(ChiaMessageType.NEW_TRANSACTION, None, stem.body.announcement)
         # The application must have it when others ask for it.
-        return [*self._delivery(stem), Spread(announcement)]
+        delivery = self._delivery(stem)
+        heralds = [
+            peer
+            for peer in self._candidates
+            if peer not in self._relays and peer not in (stem.source, stem.relay)
+        ]
+        is_full = len(self._heralded) >= DANDELION_MAX_STEMS
+        if at_once or is_full or not (self.has_heralds and heralds):
+            return [*delivery, Spread(announcement)]
+        self.counters.fluff_heralded += 1
+        self._heralded[tx_id] = announcement
+        patience = DANDELION_HERALD_SECS * (1 + self._rng.random())
+        return [
+            *delivery,
+            SetTimer((HERALD, tx_id), patience),
+            Send((self._rng.choice(heralds),), announcement),
+        ]
+
+    def _spread_heralded(self, tx_id: bytes) -> list[Effect]:
+        return [ClearTimer((HERALD, tx_id)), Spread(self._heralded.pop(tx_id))]
 
     def _delivery(self, stem: _Stem) -> list[Effect]:
         """Give a transaction to the application, unless it came from there."""

@@ -310,7 +310,7 @@ class GossipHandle:
 
         :param exclude_peer: whoever gave it to us.
         :returns: sessions for which the message, or its announcement, was queued; 0 when the
-            node has forwarded it already.
+            node has forwarded it already, or is about to, at the end of a Dandelion++ stem.
         :raises WrongDispatch: this opcode is for one peer only.
         :raises ClientError: larger than any peer takes.
         :raises Backpressured: larger than the rate limits of its opcode ever admit.

@@ -188,6 +188,8 @@ class Router:
             refuse_broadcast(message)
         engine: Plumtree | Erlay = self.plumtree
         if opcode == _NEW_TRANSACTION:
+            if self.dandelion is not None and self.dandelion.is_heralded(message.data[:32]):
+                return 0  # the application does not know that it is too early
             self._heard(message)
             self.engines.transaction_passes(None, message)
             engine = self.engines.of_transactions
@@ -215,8 +217,7 @@ class Router:
         if self.dandelion is None:
             self.broadcast(Message(ChiaMessageType.NEW_TRANSACTION, None, announcement), None)
             return
-        row = None if self._rows is None else self._rows[StemTransaction.OPCODE]
-        if row is not None and len(bytes(body)) > row.max_size:
+        if self._rows and len(bytes(body)) > self._rows[StemTransaction.OPCODE].max_size:
             raise Backpressured("no peer takes a transaction this large")
         self._perform(self.dandelion.submit(body))
 

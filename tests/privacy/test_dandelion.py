@@ -192,7 +192,7 @@ class OwnTests(DandelionCase):
 
     def test_shutting_down_announces_our_own(self) -> None:
         """Nobody waits for them any more; others' are others' business.  behaviour §32"""
-        self.build(A, B)
+        self.build(A, B, D, E)
         self.submit()
         self.received(C, stem("foreign"))
         self.submit(stem("public"))
@@ -214,7 +214,7 @@ class ForeignTests(DandelionCase):
 
     def test_fluffed_by_the_coin(self) -> None:
         """Given to the application first, then announced.  PRV-003"""
-        self.build(A, B, fluff_probability=1.0)
+        self.build(C, fluff_probability=1.0)
         self.assertEqual(self.received(C), [Deliver(C, transaction(T)), Spread(announcement(T))])
         self.assertEqual((self.counter("fluffed"), self.timers), (1, {}))
 
@@ -267,6 +267,89 @@ class ForeignTests(DandelionCase):
         """Is charged.  MSG-102-X"""
         effects = self.engine.received(A, Message(213, None, b"?"))
         self.assertEqual(effects, [Penalize(A, PenaltyReason.MALFORMED_MESSAGE)])
+
+
+class HeraldTests(DandelionCase):
+    """Who ends a stem tells one peer first."""
+
+    def heralded(self, *peers: PeerId) -> PeerId:
+        """End the stem of T, which came from A, and return the only one who was told."""
+        self.build(A, *peers, fluff_probability=1.0)
+        delivery, send = self.received(A)
+        self.assertEqual(delivery, Deliver(A, transaction(T)))
+        assert isinstance(send, Send), send
+        self.assertEqual(send.message, announcement(T))
+        (herald,) = send.peers
+        return herald
+
+    def test_everybody_is_told_when_others_announce_it(self) -> None:
+        """As all nodes do that hear of a transaction; once.  PRV-003"""
+        self.heralded(B, C)
+        self.assertTrue(self.engine.is_heralded(T.tx_id))
+        self.assertFalse(self.engine.is_stem_only(T.tx_id))
+        self.assertEqual(self.announced(), [Spread(announcement(T))])
+        self.assertFalse(self.engine.is_heralded(T.tx_id))
+        self.assertEqual((self.announced(), self.advance(), self.timers), ([], [], {}))
+        self.assertEqual((self.counter("fluff_heralded"), self.counter("fluff_unheard")), (1, 0))
+
+    def test_a_herald_that_says_nothing_is_not_waited_for(self) -> None:
+        """Two to four seconds.  PRV-003"""
+        self.heralded(B, C)
+        self.assertEqual(self.advance(2.0), [])
+        self.assertEqual(self.advance(2.0), [Spread(announcement(T))])
+        self.assertEqual((self.counter("fluff_unheard"), self.announced()), (1, []))
+        self.assertEqual(self.done(self.engine.timer_fired((dandelion.HERALD, T.tx_id))), [])
+
+    def test_heralds_are_drawn_for_each_transaction(self) -> None:
+        """Never who sent it.  PRV-003"""
+        self.build(A, B, C, D, fluff_probability=1.0)
+        drawn: Counter[PeerId] = Counter()
+        for number in range(300):
+            _delivery, send = self.received(A, stem(f"{number}"))
+            assert isinstance(send, Send), send
+            drawn[send.peers[0]] += 1
+        self.assertEqual(set(drawn), {B, C, D})
+        self.assertGreater(min(drawn.values()), 60)
+
+    def test_a_relay_is_no_herald(self) -> None:
+        """It may be what swallowed the transaction.  PRV-003, PRV-004"""
+        for seed in range(20):
+            self.build(A, B, C, seed=seed)
+            relay = self.relay(self.submit())
+            relays = self.engine.snapshot().relays
+            self.assertIn(relay, relays)
+            (send,) = self.done(self.engine.timer_fired(("dandelion.embargo", T.tx_id)))
+            assert isinstance(send, Send), send
+            self.assertEqual({send.peers[0], *relays}, {A, B, C})
+
+    def test_without_anybody_else_everybody_is_told(self) -> None:
+        """Only who sent it is there.  PRV-003"""
+        self.build(A, fluff_probability=1.0)
+        self.assertEqual(self.received(A), [Deliver(A, transaction(T)), Spread(announcement(T))])
+
+    def test_here_already(self) -> None:
+        """Submitted again, or received again: the herald knows it, nobody else is told.  PRV-002"""
+        self.heralded(B, C)
+        self.assertEqual((self.submit(), self.received(B)), ([], []))
+
+    def test_shutting_down_tells_everybody(self) -> None:
+        """Nobody is here later to do it.  behaviour §32"""
+        self.heralded(B, C)
+        other = stem("own")
+        self.submit(other)
+        effects = self.done(self.engine.shut_down())
+        spread = [effect for effect in effects if isinstance(effect, Spread)]
+        self.assertEqual(
+            {effect.message.data for effect in spread}, {T.announcement, other.announcement}
+        )
+        self.assertEqual(self.timers, {})
+
+    def test_a_thousand_at_most(self) -> None:
+        """What is beyond is announced to everybody at once.  D14"""
+        self.build(A, B, fluff_probability=1.0)
+        for number in range(1000):
+            self.received(A, stem(f"{number}"))
+        self.assertEqual(self.received(A)[1:], [Spread(announcement(T))])
 
 
 class RelayTests(DandelionCase):
@@ -480,7 +563,9 @@ class BoundTests(DandelionCase):
                 self.count(self.advance(10.0 * (which + 1)), spread, public)
             self.count(self.done(effects), spread, public)
             snapshot = self.engine.snapshot()
-            self.assertEqual({key[1] for key in self.timers}, set(snapshot.stems), "a timer a stem")
+            heralded = {b.tx_id for b in bodies if self.engine.is_heralded(b.tx_id)}
+            waiting = set(snapshot.stems) | heralded
+            self.assertEqual({key[1] for key in self.timers}, waiting, "a timer for each")
             self.assertLessEqual(len(snapshot.relays), 2)
             self.assertLessEqual(set(snapshot.edges.values()), set(snapshot.relays))
             self.assertTrue(all(source != relay for source, relay in snapshot.edges.items()))

@@ -125,6 +125,53 @@ class StemNetworkTests(StemNetworkCase):
         self.assertEqual(self.got(watcher, 21), 1)
         self.assertEqual(self.counter(one, "fluff_embargo"), 1)
 
+    def fluffing(self) -> tuple[MemoryNode, MemoryNode, list[MemoryNode]]:
+        """An origin, the node that ends its stem, and the three that this one has dialed, which
+        are in a line; a stranger, the last, has dialed the node, too.
+        """
+        origin, node = self.nodes(2, dandelion=DandelionConfig(fluff_probability=1.0))
+        others = self.nodes(3, dandelion=STEMS)
+        (stranger,) = self.nodes(1)
+        self.connect(origin, node)
+        for other in others:
+            self.connect(node, other)
+        for one, other in pairwise(others):
+            self.connect(one, other)
+        self.connect(stranger, node)
+        others.append(stranger)
+        self.listen(others)
+        return origin, node, others
+
+    def test_one_peer_is_told_first(self) -> None:
+        """The others when it has spread from there; the application may not be faster.  PRV-003"""
+        origin, node, others = self.fluffing()
+        self.submit(origin)
+        self.network.advance(0.015)
+        broadcast = node.handle.broadcast(Message(21, None, ANNOUNCEMENT.data))
+        self.assertEqual(self.network.run(broadcast), 0)
+        self.network.advance(0.01)
+        told = [self.got(other, 21) for other in others]
+        self.assertEqual((sum(told), told[-1]), (1, 0))
+        self.network.advance(0.1)
+        self.assertEqual([self.got(other, 21) for other in others], [1] * 4)
+        self.assertEqual(self.counter(node, "fluff_heralded"), 1)
+        self.network.advance(10)
+        self.assertEqual(self.counter(node, "fluff_unheard"), 0)
+        self.assertEqual([self.got(other, 21) for other in others], [1] * 4)
+
+    def test_a_herald_that_swallows_costs_seconds(self) -> None:
+        """Whoever is connected to us is told by us, then.  PRV-003"""
+        origin, node, others = self.fluffing()
+        stranger = others[-1]
+        for other in others[:-1]:
+            self.network.cut(node.host, other.host)
+        self.submit(origin)
+        self.network.advance(2)
+        self.assertEqual([self.got(other, 21) for other in others], [0] * 4)
+        self.network.advance(2.1)
+        self.assertEqual(self.got(stranger, 21), 1)
+        self.assertEqual(self.counter(node, "fluff_unheard"), 1)
+
     def test_relay_that_leaves_at_once_is_replaced(self) -> None:
         """Another one gets it within the second.  DAN-102-X"""
         one, first, second = self.nodes(3, dandelion=STEMS)
