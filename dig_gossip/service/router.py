@@ -511,10 +511,7 @@ class Router:
         return 1 if session.send(OutboundFrame(effect.message), is_reply=True) else 0
 
     def _spread(self, peers: tuple[PeerId, ...], message: Message) -> int:
-        """Send a message, or what stands for it where the peer can do with less.
-
-        A block in a tree of its own goes as it is.
-        """
+        """Send a message, or what stands for it; but a block in a tree of its own as it is."""
         if message.type not in self._blocks or message.id is not None:
             return self._send(peers, message)
         assert self.compact is not None
