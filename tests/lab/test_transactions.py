@@ -68,6 +68,7 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(calm.facts["engine.rounds_declined"], 0.0)
         self.assertGreater(bombed.facts["engine.rounds_declined"], 0.0)
         self.assertGreater(bombed.facts["engine.rounds_failed"], calm.facts["engine.rounds_failed"])
+        self.assertEqual(bombed.facts["engine.rounds_violated"], 0.0)
         self.assertEqual(bombed.facts["delivered_share"], 1.0)
         self.assertEqual(bombed.facts["adversary.nodes"], 6.0)
 
