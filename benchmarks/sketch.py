@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from dig_gossip.gossip import sketch_pure
 from tests.gossip import reference_sketch
-from tests.gossip.compiled import compiled
+from tests.extensions import SKETCH, compiled
 
 _CAPACITIES = (8, 16, 32, 64, 128)
 _CLAIMED = 32
@@ -44,7 +44,7 @@ class Implementation:
 
 def implementations() -> list[Implementation]:
     """All of them, the textbook last."""
-    module = compiled()
+    module = compiled(SKETCH)
     made = [Implementation("pure Python", sketch_pure.encode, sketch_pure.decode)]
     made.append(Implementation("compiled", module.encode, module.decode))
     if module.CARRYLESS:
