@@ -22,8 +22,8 @@ from common import progress as tell
 sys.path.insert(0, str(ROOT))
 
 from dig_gossip.gossip import sketch_pure
-from tests.gossip import reference_sketch
 from tests.extensions import SKETCH, compiled
+from tests.gossip import reference_sketch
 
 _CAPACITIES = (8, 16, 32, 64, 128)
 _CLAIMED = 32
