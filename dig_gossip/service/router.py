@@ -196,7 +196,7 @@ class Router:
         effects, reached = engine.broadcast(message, exclude)
         for effect in effects:
             if effect.__class__ is Send:  # nearly always, and all there is
-                reached += self._spread(effect[0], message)
+                reached += self._spread(effect[0], effect[1])
             else:
                 reached += self._perform((effect,))
         return reached

@@ -79,7 +79,7 @@ class KeepaliveTests(SynchronousTestCase):
     # -- besides the regular probes
 
     def test_probe_besides_is_measured_like_the_others(self) -> None:
-        """From when it was asked for to its pong.  Capability 207"""
+        """From when it was asked for to its pong.  design D6"""
         self.time.seconds = 5.0
         payload = self.keepalive.probe()
         assert payload is not None
@@ -89,7 +89,7 @@ class KeepaliveTests(SynchronousTestCase):
         self.assertEqual(self.keepalive.rtt_history, (0.25,))
 
     def test_no_second_probe_while_one_is_under_way(self) -> None:
-        """Neither after a regular one nor after one of these.  Capability 207"""
+        """Neither after a regular one nor after one of these.  design D6"""
         regular = self.probe(30.0)
         self.assertIsNone(self.keepalive.probe())
         self.keepalive.pong(regular)

@@ -317,7 +317,7 @@ class PlumtreeMachineTests(SynchronousTestCase):
         run_state_machine_as_test(PlumtreeMachine, settings=settings(stateful_step_count=40))
 
     def test_any_interleaving_among_nodes_with_trees_keeps_the_invariants(self) -> None:
-        """The same, and no tree leads to a stranger.  Capability 207"""
+        """The same, and no tree leads to a stranger.  design D6"""
         run_state_machine_as_test(TreesMachine, settings=settings(stateful_step_count=40))
 
 

@@ -45,7 +45,7 @@ class SeenSetTests(SynchronousTestCase):
         self.assertIsNone(seen.get(_digest(0)))
 
     def test_hash_is_found_by_its_beginning_as_long_as_it_is_there(self) -> None:
-        """Eight bytes do; what has gone is not found.  Capability 207"""
+        """Eight bytes do; what has gone is not found.  design D6"""
         seen = SeenSet(2)
         digests = [bytes([number]) * 32 for number in range(3)]
         for digest in digests:
@@ -54,7 +54,7 @@ class SeenSetTests(SynchronousTestCase):
         self.assertIsNone(seen.find(digests[1][:7]))
 
     def test_of_two_hashes_that_begin_alike_the_later_is_found(self) -> None:
-        """The earlier one's end does not take it away.  Capability 207"""
+        """The earlier one's end does not take it away.  design D6"""
         seen = SeenSet(2)
         earlier, later, third = (b"short..." + bytes([n]) * 24 for n in range(3))
         other = bytes(32)

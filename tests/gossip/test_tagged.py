@@ -71,14 +71,14 @@ class RootTests(TreesCase):
         return body
 
     def test_first_message_opens_a_tree_and_runs_without_it(self) -> None:
-        """Nobody is near: a tree is worth its price; the race takes its time.  Capability 207"""
+        """Nobody is near: a tree is worth its price; the race takes its time.  design D6"""
         self.assertEqual(self.broadcast(M).effects, [Send((A, B, C, D), M)])
         self.assertEqual(set(openings(self.advance(0))), {A, B, C, D})
         self.assertEqual(self.engine.counters.trees_opened, 1)
         self.assertEqual(self.engine.snapshot().trees, 1)
 
     def test_root_claims_to_be_as_far_as_a_neighbor(self) -> None:
-        """Never to be at distance 0, which would say who the root is.  Capability 207"""
+        """Never to be at distance 0, which would say who the root is.  design D6"""
         claims = set()
         for number in range(12):
             self.start()
@@ -87,7 +87,7 @@ class RootTests(TreesCase):
         self.assertEqual(claims, {10, 20, 30, 40})
 
     def test_own_messages_run_in_the_tree_once_it_has_settled(self) -> None:
-        """Not before two seconds, and only to those who grafted themselves.  Capability 207"""
+        """Not before two seconds, and only to those who grafted themselves.  design D6"""
         tag = self.opened().tag
         for peer in (A, B):
             self.assertEqual(self.control(peer, tree_graft(tag)), [])
@@ -99,13 +99,13 @@ class RootTests(TreesCase):
         self.assertEqual(told, Send((C, D), tell(N)))
 
     def test_tree_without_links_is_not_used(self) -> None:
-        """Nobody has grafted itself.  Capability 207"""
+        """Nobody has grafted itself.  design D6"""
         self.opened()
         self.advance(SETTLE_SECS)
         self.assertEqual(self.broadcast(M).effects, [Send((A, B, C, D), M)])
 
     def test_few_links_need_no_tree(self) -> None:
-        """With two the shared one is as short.  Capability 207"""
+        """With two the shared one is as short.  design D6"""
         self.build()
         self.peer_up(A, B, mode=TREES)
         self.peer_up(C, D)
@@ -116,7 +116,7 @@ class RootTests(TreesCase):
             self.assertEqual(openings(self.advance(1)), {})
 
     def test_trees_have_to_be_earned(self) -> None:
-        """One for sixteen messages seen; joining one costs as much.  Capability 207"""
+        """One for sixteen messages seen; joining one costs as much.  design D6"""
         self.hang_on(A)
         for number in range(MESSAGES_A_TREE):
             self.broadcast(attestation(f"own {number}"))
@@ -125,7 +125,7 @@ class RootTests(TreesCase):
         self.assertEqual(len(openings(self.advance(1))), 4)
 
     def test_near_root_serves_who_sends_rarely(self) -> None:
-        """However many messages there are; a far one does not.  Capability 207"""
+        """However many messages there are; a far one does not.  design D6"""
         far = round(FAR_SECS * 1000) - 10  # and 10 ms to A
         for distance, opens in ((far - 1, 0), (far + 1, 4)):
             self.start()
@@ -137,7 +137,7 @@ class RootTests(TreesCase):
             self.assertEqual(len(openings(self.advance(1))), opens)
 
     def test_used_tree_is_renewed_by_its_root(self) -> None:
-        """After ten minutes; the old one is used until the new one has settled.  Capability 207"""
+        """After ten minutes; the old one is used until the new one has settled.  design D6"""
         old = self.opened().tag
         self.control(A, tree_graft(old))
         for number in range(MESSAGES_A_TREE):
@@ -155,7 +155,7 @@ class RootTests(TreesCase):
         self.assertIn(Send((A,), tagged(N, new)), self.broadcast(N).effects)
 
     def test_root_hangs_on_nobody(self) -> None:
-        """Its last link prunes itself, or is gone.  Capability 207"""
+        """Its last link prunes itself, or is gone.  design D6"""
         tag = self.opened().tag
         for peer in (A, B):
             self.control(peer, tree_graft(tag))
@@ -168,7 +168,7 @@ class JoinTests(TreesCase):
     """The first to tell of a tree is the parent."""
 
     def test_first_to_tell_is_grafted_and_the_others_are_told(self) -> None:
-        """With our distance: that of the parent and half of its round trip.  Capability 207"""
+        """With our distance: that of the parent and half of its round trip.  design D6"""
         for peer, distance, own in ((A, 0, 10), (B, 100, 120), (D, 65_530, 65_535)):
             self.start()
             first, second = self.control(peer, opening(TAG, distance))
@@ -179,13 +179,13 @@ class JoinTests(TreesCase):
             self.assert_eager(peer)
 
     def test_unmeasured_link_counts_50_ms(self) -> None:
-        """Until its ping is answered.  Capability 207"""
+        """Until its ping is answered.  design D6"""
         self.peer_up(E, mode=TREES)
         self.assertEqual(self.pinged, [E])
         self.assertEqual(openings(self.control(E, opening()))[A].distance_ms, 50)
 
     def test_later_ones_are_ignored(self) -> None:
-        """The race is over, even if they claim to be nearer.  Capability 207"""
+        """The race is over, even if they claim to be nearer.  design D6"""
         self.control(C, opening(TAG, 100))
         self.assertEqual(self.control(A, opening(TAG, 0)), [])
         self.assertEqual(self.control(C, opening(TAG, 0)), [])
@@ -193,7 +193,7 @@ class JoinTests(TreesCase):
         self.assertEqual(self.engine.snapshot().trees, 1)
 
     def test_message_with_an_unknown_tag_opens_its_tree(self) -> None:
-        """It came by that link; nobody is told of a distance.  Capability 207"""
+        """It came by that link; nobody is told of a distance.  design D6"""
         self.assertEqual(self.received(B, tagged(M)), [Deliver(B, M)])
         self.assert_eager(B)
         self.advance(SETTLE_SECS)
@@ -202,7 +202,7 @@ class JoinTests(TreesCase):
         self.assertEqual(self.broadcast(peak("P")).effects, [Send((B,), tagged(peak("P")))])
 
     def test_own_messages_take_the_tree_of_the_nearest_root(self) -> None:
-        """Of those that have settled.  Capability 207"""
+        """Of those that have settled.  design D6"""
         self.control(A, opening(1, 50))
         self.control(B, opening(2, 20))
         self.control(C, opening(3, 40))
@@ -295,7 +295,7 @@ class ForwardingTests(TreesCase):
             self.control(peer, tree_graft())
 
     def test_message_goes_to_the_trees_links_and_is_announced_to_the_rest(self) -> None:
-        """With its tag, but delivered without one.  Capability 207"""
+        """With its tag, but delivered without one.  design D6"""
         self.assertEqual(self.received(A, tagged(M)), [Deliver(A, M), Send((B, C), tagged(M))])
         self.assertEqual(self.advance(0.06), [Send((D,), tell(M))])
 
@@ -363,7 +363,7 @@ class ForwardingTests(TreesCase):
         self.assertEqual(self.broadcast(peak("P")).effects, [Send((F,), peak("P"))])
 
     def test_id_of_a_peer_without_trees_is_no_tag(self) -> None:
-        """Nor is 0, which no frame could name.  Capability 207"""
+        """Nor is 0, which no frame could name.  design D6"""
         self.peer_up(E)
         self.peer_up(F, mode=FLOOD)
         for peer, copy in ((E, tagged(M)), (F, tagged(N)), (A, tagged(attestation("O"), 0))):
@@ -394,7 +394,7 @@ class PruningTests(TreesCase):
         self.assert_roles({A, B, C, D}, set())
 
     def test_copy_that_came_in_another_tree_prunes_nobody(self) -> None:
-        """It says nothing about this one.  Capability 207"""
+        """It says nothing about this one.  design D6"""
         self.received(A, tagged(M))
         for copy in (tagged(M, TAG + 1), M):
             self.assertEqual(self.received(B, copy), [])
@@ -452,14 +452,14 @@ class HangingTests(TreesCase):
         self.hang_on(A, distance_ms=100)  # which makes 110 ms from here
 
     def test_it_hangs_on_a_peer_that_is_nearer_to_the_root(self) -> None:
-        """That one cannot hang on us, however much farther it is than others.  Capability 207"""
+        """That one cannot hang on us, however much farther it is than others.  design D6"""
         self.control(B, opening(TAG, 110))
         self.control(D, opening(TAG, 109))
         self.assertEqual(self.control(A, tree_prune()), [Send((D,), tree_graft())])
         self.assert_eager(D)
 
     def test_without_one_it_hangs_on_the_nearest(self) -> None:
-        """Of those who told of it; else of all. Never on the one that left.  Capability 207"""
+        """Of those who told of it; else of all. Never on the one that left.  design D6"""
         self.control(C, opening(TAG, 110))
         self.assertEqual(self.control(A, tree_prune()), [Send((C,), tree_graft())])
         self.assertEqual(self.peer_down(C), [Send((A,), tree_graft())])

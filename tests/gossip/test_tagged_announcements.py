@@ -137,7 +137,7 @@ class OrderTests(TaggedAnnouncementsCase):
         self.assertEqual(self.advance(1), [(B, [2])])
 
     def test_mute_are_those_who_should_have_spoken(self) -> None:
-        """Peers that had to be told second, until the timer fires again.  Capability 207"""
+        """Peers that had to be told second, until the timer fires again.  design D6"""
         self.add(1)
         self.advance(0.06)
         self.assertEqual(self.announcements.mute, [])
@@ -148,7 +148,7 @@ class OrderTests(TaggedAnnouncementsCase):
         self.assertEqual(self.announcements.mute, [])
 
     def test_late_message_is_told_at_once(self) -> None:
-        """To both kinds, except those who have it; and it is not kept.  Capability 207"""
+        """To both kinds, except those who have it; and it is not kept.  design D6"""
         self.build(first=(A, C), second=(B, D))
         self.assertEqual(self.add(1, A, D, is_late=True), [(C, [1]), (B, [1])])
         self.assertEqual(len(self.announcements), 0)

@@ -90,7 +90,7 @@ class WarmNetworkTests(TreesNetworkCase):
         self.assertGreater(len(sent), 0)
 
     def test_each_origin_has_a_tree_that_all_nodes_know(self) -> None:
-        """Opened by itself: the five send often.  Capability 207"""
+        """Opened by itself: the five send often.  design D6"""
         network, _, _, _ = warm_network()
         opened = [s.counters["trees_opened"] for s in network.snapshots().values()]
         self.assertEqual(sorted(opened), [0] * (_NODES - 5) + [1] * 5)

@@ -148,7 +148,7 @@ class FetchingTests(TreesCase):
         self.assertEqual(self.engine.counters.ihaves_ignored, 24)
 
     def test_engine_that_forgot_the_tree_still_delivers(self) -> None:
-        """An answer opens its tree anew.  Capability 207"""
+        """An answer opens its tree anew.  design D6"""
         self.control(C, tell(M))
         self.advance(0.5)
         self.assertEqual(self.received(C, tagged(M, 5))[0], Deliver(C, M))
@@ -220,7 +220,7 @@ class SilenceTests(TreesCase):
         self.answer(E)
 
     def test_trees_of_a_silent_peer_hang_on_others(self) -> None:
-        """On one nearer to the root; two round trips and 100 ms later.  Capability 207"""
+        """On one nearer to the root; two round trips and 100 ms later.  design D6"""
         self.be_late(M)
         self.assertEqual(set(self.pinged), {A, B, C, D, E})
         self.answer(B, C, D)
@@ -239,7 +239,7 @@ class SilenceTests(TreesCase):
         }
 
     def test_whoever_answers_or_says_anything_is_not_silent(self) -> None:
-        """A pong, a message, a frame.  Capability 207"""
+        """A pong, a message, a frame.  design D6"""
         self.be_late(M)
         self.received(A, tagged(N, 1))
         self.control(B, tell(N))
@@ -248,7 +248,7 @@ class SilenceTests(TreesCase):
         self.assertEqual(self.engine.counters.silences, 0)
 
     def test_silent_peer_is_no_parent_until_it_is_heard(self) -> None:
-        """Afterwards it may be again.  Capability 207"""
+        """Afterwards it may be again.  design D6"""
         self.be_late(M)
         self.answer(B, C, D)
         self.advance(1)
@@ -256,7 +256,7 @@ class SilenceTests(TreesCase):
         self.assertEqual(self.grafts(self.control(C, tree_prune(1))), {1: A})
 
     def test_silent_peer_is_passed_over(self) -> None:
-        """Even if it is the nearest of all.  Capability 207"""
+        """Even if it is the nearest of all.  design D6"""
         self.control(A, opening(3, 0))
         self.be_late(M)
         self.answer(B, C, D)
@@ -265,7 +265,7 @@ class SilenceTests(TreesCase):
         self.assertEqual(self.grafts(self.control(D, tree_prune(3))), {3: B})
 
     def test_silent_peer_is_not_pinged_again(self) -> None:
-        """It is silent as long as nothing comes from it.  Capability 207"""
+        """It is silent as long as nothing comes from it.  design D6"""
         self.be_late(M)
         self.answer(B, C, D)
         self.advance(LOOK_INTERVAL_SECS)
@@ -282,7 +282,7 @@ class SilenceTests(TreesCase):
         self.assertEqual(len(self.pinged), 5)
 
     def test_timer_that_is_late_is_set_again_for_now(self) -> None:
-        """Pings that are due already do not make a timer negative.  Capability 207"""
+        """Pings that are due already do not make a timer negative.  design D6"""
         self.be_late(M)
         self.time += LOOK_INTERVAL_SECS + 1
         self.be_late(N)
@@ -290,7 +290,7 @@ class SilenceTests(TreesCase):
         self.assertEqual(self.engine.counters.silences, 4)
 
     def test_lost_peer_is_not_silent(self) -> None:
-        """It left while it was asked; its next session begins anew.  Capability 207"""
+        """It left while it was asked; its next session begins anew.  design D6"""
         self.be_late(M)
         self.peer_down(A)
         self.answer(B, C, D)
@@ -298,7 +298,7 @@ class SilenceTests(TreesCase):
         self.assertEqual(self.engine.counters.silences, 0)
 
     def test_peer_that_should_have_spoken_first_is_pinged(self) -> None:
-        """We had to tell it, so it may lack the message, or be silent.  Capability 207"""
+        """We had to tell it, so it may lack the message, or be silent.  design D6"""
         self.done(self.engine.peer_up(F, TREES, speaks_first=False))
         self.answer(F)
         self.pinged.clear()

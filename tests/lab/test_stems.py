@@ -109,9 +109,12 @@ class MachineTests(SynchronousTestCase):
         relay = self.make("[dandelion]\nfluff_probability = 1\n")
         effects = relay.received(as_peer(2), stem.message)
         self.assertIn(Deliver(as_peer(2), TRANSACTION), effects)
-        self.assertEqual(relay.fluffed, {self.transaction})
+        (told,) = self.sends(effects)
+        self.assertEqual((told.peers, relay.fluffed), ((1,), set()))  # a herald, and nobody else
         later = relay.received(as_peer(1), announcement_of(TRANSACTION))
-        self.assertEqual([e for e in later if type(e) is Deliver] + self.sends(later), [])
+        self.assertEqual(relay.fluffed, {self.transaction})
+        self.assertEqual([e for e in later if type(e) is Deliver], [])
+        self.assertNotIn(1, [peer for send in self.sends(later) for peer in send.peers])
 
     def test_relays_are_told_by_their_numbers(self) -> None:
         """Those that were needed.  design D10"""

@@ -55,7 +55,11 @@ class HundredNodesTests(NetworkCase):
 
     def test_survivors_deliver_everything_exactly_once(self) -> None:
         """Silent deaths, origins at random, one connected tree.  PLT-004, PLT-005, PRF-005"""
-        nodes = self.nodes(100, peer_options=PeerOptions(enforce_rate_limits=False))
+        nodes = self.nodes(
+            100,
+            peer_options=PeerOptions(enforce_rate_limits=False),
+            plumtree=PlumtreeConfig(tagged_trees=False),
+        )
         for dialer, dialed in random_links(100, 8, self.rng):
             # All at once: the network grows as a real one does.
             dialing = nodes[dialer].handle.connect_to(nodes[dialed].address)

@@ -87,7 +87,7 @@ class TagsAndIdsTests(TaggedSessionCase):
         self.assertEqual(self.node.service.node.router.plumtree.snapshot().trees, 0)
 
     def test_id_from_a_peer_with_trees_is_a_tag(self) -> None:
-        """The application gets no id, and others the message in their own way.  Capability 207"""
+        """The application gets no id, and others the message in their own way.  design D6"""
         sender, plain = self.peer(trees=True), self.peer(trees=False)
         grafted, lazy = self.peer(trees=True), self.peer(trees=True)
         self.send(sender, Message(TreeOpen.OPCODE, None, bytes(TreeOpen(7, 10))))
@@ -118,7 +118,7 @@ class TagsAndIdsTests(TaggedSessionCase):
         self.assertEqual(points, 0)
 
     def test_trees_can_be_switched_off(self) -> None:
-        """Then nobody is offered any, and an id is an id.  Capability 207"""
+        """Then nobody is offered any, and an id is an id.  design D6"""
         self.node = self.network.node(plumtree=PlumtreeConfig(tagged_trees=False))
         self.node.service.startService()
         self.inbox = self.node.handle.inbound_receiver()
@@ -218,7 +218,7 @@ class PingTests(TaggedSessionCase):
         return [frame.payload for frame in peer.frames if frame.opcode == PING]
 
     def test_new_session_with_trees_is_measured_at_once(self) -> None:
-        """Others when it is their turn.  Capability 207"""
+        """Others when it is their turn.  design D6"""
         one, plain = self.peer(trees=True), self.peer(trees=False)
         (payload,) = self.pings(one)
         self.assertEqual(self.pings(plain), [])
@@ -227,7 +227,7 @@ class PingTests(TaggedSessionCase):
         self.assertEqual(len(self.session_with(one).keepalive.rtt_history), 1)
 
     def test_one_ping_at_a_time(self) -> None:
-        """Until it is answered.  Capability 207"""
+        """Until it is answered.  design D6"""
         peer = self.peer(trees=True)
         session = self.session_with(peer)
         session.ping()
@@ -264,12 +264,12 @@ class SpeaksFirstTests(SynchronousTestCase):
 
     @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
     def test_both_ends_find_the_same_one(self, one: bytes, other: bytes) -> None:
-        """Whatever their ids.  Capability 207"""
+        """Whatever their ids.  design D6"""
         if one != other:
             self.assertNotEqual(self.first(one, other), self.first(other, one))
 
     def test_nobody_speaks_first_on_all_links(self) -> None:
-        """Neither the smallest id nor the largest: everybody does on about half.  Capability 207"""
+        """Neither the smallest id nor the largest: everybody does on about half.  design D6"""
         ids = [bytes([number]) * 32 for number in range(256)]
         for own in ids:
             share = sum(self.first(own, peer) for peer in ids if peer != own)
@@ -317,7 +317,7 @@ class MixedNodesTests(NetworkCase):
         self.assertTrue(self.session(nodes[1], nodes[2]).shares(Capability.DIG_TREES))
 
     def test_both_ends_agree_who_speaks_first(self) -> None:
-        """On every link.  Capability 207"""
+        """On every link.  design D6"""
         nodes = self.graph()
         for node in nodes:
             for other in nodes:

@@ -43,7 +43,7 @@ class TreeBodies(WireTestCase):
     """Layouts, opcodes 242 to 245."""
 
     def test_golden_bytes(self) -> None:
-        """Numbers are big-endian, and nothing has a count.  Capability 207"""
+        """Numbers are big-endian, and nothing has a count.  design D6"""
         for body, opcode, expected in (
             (TreeOpen(0x1234, 0x0056), 242, "12340056"),
             (TreeOpen(1, 65_535), 242, "0001ffff"),
@@ -61,14 +61,14 @@ class TreeBodies(WireTestCase):
             self.assertEqual(registry.decode(message), body)
 
     def test_message_with_a_tag_has_it_in_the_place_of_the_id(self) -> None:
-        """Two bytes more, and the same hash.  Capability 207"""
+        """Two bytes more, and the same hash.  design D6"""
         plain = Message(200, None, b"data")
         tagged = Message(200, 0x1234, b"data")
         self.assertEqual(bytes(tagged).hex(), "c80112340000000464617461")
         self.assertEqual(message_hash(tagged), message_hash(plain))
 
     def test_wrong_lengths_and_no_tag_are_malformed(self) -> None:
-        """Whatever does not fit is refused; 0 is no tag.  Capability 207"""
+        """Whatever does not fit is refused; 0 is no tag.  design D6"""
         for cls, sizes in (
             (TreeOpen, {4}),
             (TreePrune, {2}),
@@ -86,7 +86,7 @@ class TreeBodies(WireTestCase):
             self.assert_malformed(cls.from_bytes, data, hint=cls)
 
     def test_what_would_be_malformed_is_not_encoded(self) -> None:
-        """An empty or too long announcement, a short hash that is none, a graft of nothing or both.
+        """Empty or too long announcements, short hashes that are none, odd grafts.  design D6
 
         Capability 207
         """
@@ -104,7 +104,7 @@ class TreeBodies(WireTestCase):
 
     @given(bodies)
     def test_round_trip(self, body: Any) -> None:
-        """Every body survives the wire.  Capability 207"""
+        """Every body survives the wire.  design D6"""
         self.assertEqual(type(body).from_bytes(bytes(body)), body)
 
     @given(st.sampled_from(CLASSES), st.binary(max_size=1100))
@@ -125,7 +125,7 @@ class MayHaveTagTests(WireTestCase):
     """Which messages may run in a tree of their own."""
 
     def test_these_and_no_others(self) -> None:
-        """Peaks, unfinished blocks by name, and five of the DIG band.  Capability 207"""
+        """Peaks, unfinished blocks by name, and five of the DIG band.  design D6"""
         tagged = {opcode for opcode in range(256) if MAY_HAVE_TAG[opcode]}
         self.assertEqual(tagged, {20, 32, 92, 200, 201, 202, 207, 208})
         self.assertEqual(len(MAY_HAVE_TAG), 256)
@@ -149,7 +149,7 @@ class MayHaveTagTests(WireTestCase):
             self.assertFalse(MAY_HAVE_TAG[opcode], opcode)
 
     def test_control_frames_are_none_of_the_applications(self) -> None:
-        """With an id or without.  Capability 207"""
+        """With an id or without.  design D6"""
         for cls in CLASSES:
             for has_id in (False, True):
                 self.assertIs(routing_class(cls.OPCODE, has_id), RoutingClass.CONTROL)
