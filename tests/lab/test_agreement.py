@@ -129,8 +129,8 @@ class AgreementTests(SynchronousTestCase):
     def test_a_hundred_nodes_and_their_simulation_agree(self) -> None:
         """On deliveries exactly; over the seeds on bytes and latency within 5 %.  design D1
 
-        Which of its links a tree takes is chance, and another chance in the two; so single seeds
-        differ in latency by up to a tenth, to both sides.
+        The origins recur: each has a tree of its own, which is short in the same way in the two.
+        Which links the shared tree takes, in the beginning, is another chance in each.
         """
         scenario = parse(SCENARIO, "agreement")
         runs = [Comparison(scenario, seed) for seed in SEEDS]
