@@ -314,7 +314,9 @@ class TaggedTrees:
                 and tree.eager
             ):
                 best, nearest = tree, tree.distance
-        if self._root is None and (often or nearest > FAR_SECS) and self._credit >= 1:
+        root = self._root  # a tree that has lost all its links is none any more
+        is_root = root is not None and (root.eager or now - root.opened_at < SETTLE_SECS)
+        if not is_root and (often or nearest > FAR_SECS) and self._credit >= 1:
             effects.append(SetTimer(TREE_OPEN_TIMER, 0.0))
         return None if best is None else best.tag
 

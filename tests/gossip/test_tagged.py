@@ -154,6 +154,21 @@ class RootTests(TreesCase):
         self.advance(SETTLE_SECS)
         self.assertIn(Send((A,), tagged(N, new)), self.broadcast(N).effects)
 
+    def test_root_that_nobody_hangs_on_opens_another_tree(self) -> None:
+        """All that hung on it have gone, and it sends again.  design D6"""
+        old = self.opened().tag
+        self.control(A, tree_graft(old))
+        for number in range(MESSAGES_A_TREE):
+            self.received(A, attestation(str(number)))
+        self.advance(SETTLE_SECS)
+        self.broadcast(attestation("along the tree"))
+        self.assertEqual(openings(self.advance(1)), {})
+        self.control(A, tree_prune(old))
+        self.broadcast(attestation("along none"))
+        told = openings(self.advance(1))
+        self.assertEqual(set(told), {A, B, C, D})
+        self.assertNotEqual(told[A].tag, old)
+
     def test_root_hangs_on_nobody(self) -> None:
         """Its last link prunes itself, or is gone.  design D6"""
         tag = self.opened().tag
