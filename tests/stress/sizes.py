@@ -14,6 +14,8 @@ from typing import Any
 from dig_gossip import constants as c
 from dig_gossip.connection.lanes import MAX_HELD, MAX_REMEMBERED_TRANSACTIONS
 from dig_gossip.gossip.fetching import MAX_FORESTALLED
+from dig_gossip.gossip.tagged import MAX_TREES
+from dig_gossip.gossip.tagged_announcements import MAX_LOG
 from dig_gossip.types.config import GossipConfig
 
 Sizes = dict[str, int]
@@ -72,6 +74,7 @@ def caps(config: GossipConfig) -> Sizes:
     return {
         "SeenSet._sightings": config.max_seen_messages,
         "SeenSet._order": config.max_seen_messages,
+        "SeenSet._digests": config.max_seen_messages,
         "MessageCache._cached": config.plumtree.cache_messages,
         "MessageCache._served": config.plumtree.cache_messages,
         "Announcements._log": 4 * c.PLUMTREE_MAX_MISSING,
@@ -79,6 +82,11 @@ def caps(config: GossipConfig) -> Sizes:
         "MissingMessages._deadlines": 2 * c.PLUMTREE_MAX_MISSING,
         "MissingMessages._by_peer[]": c.PLUMTREE_MAX_MISSING_PER_PEER,
         "Fetching._forestalled": MAX_FORESTALLED,
+        "_TaggedFetching._forestalled": MAX_FORESTALLED,
+        "SharedTree.missing": c.PLUMTREE_MAX_MISSING,
+        "TaggedTrees.missing": c.PLUMTREE_MAX_MISSING,
+        "TaggedTrees._trees": MAX_TREES,
+        "TaggedAnnouncements._log": MAX_LOG,
         "Link._failures": c.PLUMTREE_MAX_MISSING_PER_PEER,
         "_Ledger._charged": c.MAX_REPUTATIONS,
         "_Ledger._banned": c.MAX_REPUTATIONS,
