@@ -70,9 +70,12 @@ TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER, 
 _FARTHEST: Final = MAX_DISTANCE_MS / 1000
 _EARLY_SECS: Final = 0.001  # a timer may fire this much early
 
+_ALARM: Final = TreeAnnounce((), is_alarm=True)
+
 MAX_TREES: Final = 64
 MIN_LINKS: Final = 3  # with fewer the shared tree is as short
 SETTLE_SECS: Final = 2.0  # from its opening until we send along a tree
+FIRST_LIFETIME_SECS: Final = 30.0  # the first tree grew among nodes that had just started
 LIFETIME_SECS: Final = 600.0  # then its root opens a new one, if it is used
 IDLE_SECS: Final = 60.0  # unused for so long, it may be displaced
 MESSAGES_A_TREE: Final = 16  # an opening costs about as much as a message
@@ -80,7 +83,8 @@ MAX_CREDIT: Final = 8.0
 OPENINGS_A_LINK: Final = float(MAX_TREES)
 OPENING_REFILL_SECS: Final = 5.0
 LOOK_INTERVAL_SECS: Final = 10.0  # between two pings to everybody because messages are late
-PONG_SECS: Final = 0.1  # beyond two round trips: who does not answer a ping by then is silent
+ALARM_AT: Final = 2  # silent peers: more than one that left without a word
+PONG_SECS: Final = 0.1  # beyond one and a half round trips: who does not answer a ping by then is silent
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
@@ -158,10 +162,11 @@ class TaggedTrees:
         self._root: TaggedTree | None = None
         self._credit = 1.0
         self._sent_at = -math.inf
+        self._lifetime = FIRST_LIFETIME_SECS
         #: peers that were sent a ping, and when they are silent if nothing comes
         self._asked: dict[PeerId, float] = {}
         self._silent: set[PeerId] = set()
-        self._looked_at = -math.inf
+        self._looked_at = self._alarmed_at = -math.inf
 
     def __len__(self) -> int:
         """Trees known here."""
@@ -233,7 +238,7 @@ class TaggedTrees:
         if not asked:
             return []
         for peer in asked:
-            self._asked[peer] = now + PONG_SECS + 4 * self._delay(peer)
+            self._asked[peer] = now + PONG_SECS + 3 * self._delay(peer)
         pings: list[Effect] = [Ping(peer) for peer in asked]
         return [*pings, self._until_pong(now)]
 
@@ -247,8 +252,16 @@ class TaggedTrees:
             self._counters.silences += 1
             effects += self._let_go(peer, now)
         if len(self._silent) > silent:
-            effects += self._look_around(now)
+            effects += self._look_around(now) + self._alarm(now)
         return [*effects, self._until_pong(now)] if self._asked else effects
+
+    def _alarm(self, now: float) -> list[Effect]:
+        """Have peers look around, too, if more than one of ours is silent."""
+        if len(self._silent) < ALARM_AT or now - self._alarmed_at < LOOK_INTERVAL_SECS:
+            return []
+        self._alarmed_at = now
+        peers = tuple([peer for peer in self.peers if peer not in self._silent])
+        return [Send(peers, Message(_ALARM.OPCODE, None, bytes(_ALARM)))] if peers else []
 
     def _until_pong(self, now: float) -> SetTimer:
         return SetTimer(TREE_PING_TIMER, max(0.0, min(self._asked.values()) - now))
@@ -404,7 +417,8 @@ class TaggedTrees:
             told = aware.union(peers)
             announced = len(self.peers) - sum(peer in self.peers for peer in told)
             effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, told, now)
-        if tree is self._root and now - tree.opened_at >= LIFETIME_SECS:
+        if tree is self._root and now - tree.opened_at >= self._lifetime:
+            self._lifetime = LIFETIME_SECS
             effects += self._open(now)
         return announced
 
@@ -457,7 +471,8 @@ class TaggedTrees:
             return self._open(now)
         if key == TREE_PING_TIMER:
             return self._pongs_due(now)
-        return self._fetching.timer_fired(now)
+        fetched = self._fetching.timer_fired(now)
+        return fetched + self._look_around(now) if fetched else fetched
 
     def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
         self._counters.ihaves_received += len(body.short_hashes)
@@ -475,7 +490,8 @@ class TaggedTrees:
             if leads and sighting.source is not None:
                 tree = self.get(sighting.tag)
                 link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
-        return self._fetching.arm(now) if is_news else []
+        effects = self._fetching.arm(now) if is_news else []
+        return effects + self._look_around(now) if body.is_alarm else effects
 
     def _grafted(self, link: Link, body: TreeGraft, now: float) -> list[Effect]:
         self._counters.grafts_received += 1

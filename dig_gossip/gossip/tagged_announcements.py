@@ -108,8 +108,7 @@ class TaggedAnnouncements:
         """
         self._rate.count(now)
         if sighting.is_late:
-            entry = _Entry(short, aware, sighting, now)
-            return [*self._frames([*self._first, *self._second], [entry])]
+            return self._tell_all(short, aware)
         sighting.aware = aware
         busy = self._rate.recent(now) >= self._gather_at
         flush = self._long_flush if busy else self._flush
@@ -135,6 +134,14 @@ class TaggedAnnouncements:
         told = self._tell_second(soon)
         self.mute = [peer for send in told for peer in send.peers]
         return [*effects, *told, *self._arm(now)]
+
+    def _tell_all(self, short: bytes, aware: set[PeerId]) -> list[Effect]:
+        """Tell everybody at once of a message that was late, and that it was."""
+        peers = tuple([peer for peer in (*self._first, *self._second) if peer not in aware])
+        if not peers:
+            return []
+        self._counters.ihaves_sent += len(peers)
+        return [Send(peers, Message(_ANNOUNCE, None, bytes(TreeAnnounce((short,), is_alarm=True))))]
 
     def _tell_first(self) -> list[Send]:
         """Tell of all that nobody was told of."""

@@ -24,6 +24,7 @@ MAX_DISTANCE_MS: Final = 65_535
 
 _OPEN = struct.Struct("!HH")
 _TAG = struct.Struct("!H")
+_ALARM: Final = b"\x01"
 
 #: By opcode, whether a message may carry a tag: it is flooded, with an id as well as without, and
 #: crosses every link in the same form.
@@ -67,31 +68,37 @@ class TreeOpen:
 
 @attrs.frozen
 class TreeAnnounce:
-    """243: "I have these": 1..128 short hashes, 8 bytes each, without a count."""
+    """243: "I have these": up to 128 short hashes, 8 bytes each, without a count; then ``01``, or not.
+
+    :ivar is_alarm: somebody is silent: the one message in it was late at the sender, which had been
+        told of it before it came; or there is none in it, and peers of the sender's are silent.
+    """
 
     OPCODE: ClassVar[int] = DigMessageType.TREE_ANNOUNCE
 
     short_hashes: tuple[bytes, ...]
+    is_alarm: bool = False
 
     def __bytes__(self) -> bytes:
-        if not 1 <= len(self.short_hashes) <= TREE_MAX_ANNOUNCE_ENTRIES:
+        if not _may_announce(len(self.short_hashes), self.is_alarm):
             raise malformed(f"cannot announce {len(self.short_hashes)} messages at once")
         if any(len(short) != SHORT_HASH_BYTES for short in self.short_hashes):
             raise malformed("a short hash has 8 bytes")
-        return b"".join(self.short_hashes)
+        return b"".join(self.short_hashes) + (_ALARM if self.is_alarm else b"")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TreeAnnounce:
         """Decode a body.
 
-        :raises ClientError: (malformed) no entry, too many, or part of one.
+        :raises ClientError: (malformed) no entry and no alarm, too many, or part of one.
         """
         count, rest = divmod(len(data), SHORT_HASH_BYTES)
-        if rest or not 1 <= count <= TREE_MAX_ANNOUNCE_ENTRIES:
-            raise malformed(f"{len(data)} bytes are not 1..128 short hashes of 8")
-        if count == 1:
+        is_alarm = rest == 1 and data.endswith(_ALARM)
+        if (rest and not is_alarm) or not _may_announce(count, is_alarm):
+            raise malformed(f"{len(data)} bytes are not up to 128 short hashes of 8")
+        if count == 1 and not rest:
             return cls((data,))
-        return cls(tuple([data[at : at + 8] for at in range(0, len(data), 8)]))
+        return cls(tuple([data[at : at + 8] for at in range(0, count * 8, 8)]), is_alarm)
 
 
 @attrs.frozen
@@ -155,6 +162,10 @@ class TreeGraft:
         if len(data) != _TAG.size:
             raise malformed("a graft has 2 bytes or 8")
         return cls(_checked_tag(_TAG.unpack(data)[0]))
+
+
+def _may_announce(count: int, is_alarm: bool) -> bool:
+    return count <= 1 if is_alarm else 1 <= count <= TREE_MAX_ANNOUNCE_ENTRIES
 
 
 def _checked_tag(tag: int) -> int:
