@@ -279,8 +279,8 @@ class TaggedTrees:
     def _hang(self, tree: TaggedTree, now: float, besides: PeerId | None = None) -> list[Effect]:
         """Find a parent for a tree: the nearest of those that are nearer to the root than we are.
 
-        They cannot hang on us. If there is none, then the nearest of all, who may; what does not
-        come that way is announced.
+        They cannot hang on us. If there is none, we have no way to the root: whoever hangs on us
+        has to find another one, and we hang on the nearest of all, who may find one.
         """
         tree.parent = None
         if tree is self._root:
@@ -292,17 +292,21 @@ class TaggedTrees:
             link = self._links.get(peer)
             if peer == besides or peer in self._silent or link is None or link.is_distrusted(now):
                 continue
-            if peer in tree.eager:
-                continue
             offer = tree.offers.get(peer, _FARTHEST)
             if offer >= own:
-                offer += _FARTHEST  # it may hang on us, but better than nobody
+                if peer in tree.eager:
+                    continue
+                offer += _FARTHEST
             if offer + self._delay(peer) < least:
                 best, least = link, offer + self._delay(peer)
+        effects: list[Effect] = []
+        if least >= _FARTHEST and tree.distance is not None:
+            tree.distance = None
+            effects += self._tell_of(tree, _FARTHEST)
         if best is None:
-            return []
+            return effects
         tree.parent = best.peer
-        return tree.graft(best)
+        return effects if best.peer in tree.eager else effects + tree.graft(best)
 
     # --- messages of our own ----------------------------------------------------------------
 
@@ -535,8 +539,11 @@ class TaggedTrees:
         tree = self._trees.get(body.tag)
         if tree is not None:
             tree.offers[link.peer] = body.distance_ms / 1000
-            if tree.distance is None:
-                tree.distance = distance
+            if body.distance_ms < MAX_DISTANCE_MS:
+                if tree.distance is None:
+                    tree.distance = distance
+            elif tree.parent == link.peer:
+                return self._hang(tree, now, besides=link.peer)
             return []
         tree = self._learn(link.peer, body.tag, distance, now)
         if tree is None:
@@ -562,7 +569,7 @@ class TaggedTrees:
     def _tell_of(
         self, tree: TaggedTree, distance: float, besides: PeerId | None = None
     ) -> list[Effect]:
-        peers = tuple([peer for peer in self.peers if peer != besides])
+        peers = tuple([peer for peer in self.peers if peer != besides and peer not in self._silent])
         if not peers:
             return []
         body = TreeOpen(tree.tag, min(MAX_DISTANCE_MS, round(distance * 1000)))
