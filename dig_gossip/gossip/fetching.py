@@ -80,10 +80,13 @@ class Fetching:
 
     # --- events -----------------------------------------------------------------------------
 
-    def announced(self, link: Link, digest: bytes, opcode: int | None, now: float) -> None:
+    def announced(
+        self, link: Link, digest: bytes, opcode: int | None, now: float, patience: float = 1.0
+    ) -> None:
         """Note an announcement of a message that is not here; :meth:`arm` afterwards.  PLT-005
 
         :param opcode: None if the announcement does not say.
+        :param patience: how much of timer 1 to wait, up to 1.
         """
         if (
             link.is_distrusted(now)
@@ -94,7 +97,7 @@ class Fetching:
             return
         missing = self._missing.announced(digest, link.peer, now)
         if missing is not None:
-            self._missing.schedule(missing, now + self._timers.lazy_timeout)
+            self._missing.schedule(missing, now + patience * self._timers.lazy_timeout)
 
     def arm(self, now: float) -> list[Effect]:
         """Set the timer, if need be."""

@@ -36,7 +36,7 @@ Source: :doc:`/engines/trees`; B. Nédelec et al. and T. Leitão et al. on one t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -44,6 +44,7 @@ from dig_gossip.effects import Effect, Ping, Send, SetTimer, TimerKey
 from dig_gossip.gossip.fetching import Fetching
 from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
+from dig_gossip.gossip.silence import ALARM_AT, TREE_PING_TIMER, Silence
 from dig_gossip.gossip.tagged_announcements import TREE_ANNOUNCE_TIMER, TaggedAnnouncements
 from dig_gossip.gossip.tagged_tree import TaggedTree, prune
 from dig_gossip.gossip.tree import Tree
@@ -64,13 +65,10 @@ from dig_gossip.wire.trees import (
 
 TREE_MISSING_TIMER: Final[TimerKey] = ("tree-missing", b"")
 TREE_OPEN_TIMER: Final[TimerKey] = ("tree-open", b"")
-TREE_PING_TIMER: Final[TimerKey] = ("tree-ping", b"")
 TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER, TREE_PING_TIMER)
 
 _FARTHEST: Final = MAX_DISTANCE_MS / 1000
 _EARLY_SECS: Final = 0.001  # a timer may fire this much early
-
-_ALARM: Final = TreeAnnounce((), is_alarm=True)
 
 MAX_TREES: Final = 64
 MIN_LINKS: Final = 3  # with fewer the shared tree is as short
@@ -82,9 +80,7 @@ MESSAGES_A_TREE: Final = 16  # an opening costs about as much as a message
 MAX_CREDIT: Final = 8.0
 OPENINGS_A_LINK: Final = float(MAX_TREES)
 OPENING_REFILL_SECS: Final = 5.0
-LOOK_INTERVAL_SECS: Final = 10.0  # between two pings to everybody because messages are late
-ALARM_AT: Final = 2  # silent peers: more than one that left without a word
-PONG_SECS: Final = 0.1  # beyond one and a half round trips: who does not answer a ping by then is silent
+PATIENCE_AFTER_ALARM: Final = 0.5  # of timer 1: others had to fetch it, too
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
@@ -163,10 +159,9 @@ class TaggedTrees:
         self._credit = 1.0
         self._sent_at = -math.inf
         self._lifetime = FIRST_LIFETIME_SECS
-        #: peers that were sent a ping, and when they are silent if nothing comes
-        self._asked: dict[PeerId, float] = {}
-        self._silent: set[PeerId] = set()
-        self._looked_at = self._alarmed_at = -math.inf
+        self._silence = Silence(self.peers, self._delay, counters)
+        #: ``heard(peer)``: something came from a peer
+        self.heard = self._silence.heard
 
     def __len__(self) -> int:
         """Trees known here."""
@@ -206,65 +201,23 @@ class TaggedTrees:
         if self.peers.pop(link.peer, None) is None:
             return []
         self._announcements.leave(link.peer)
-        self._asked.pop(link.peer, None)
-        self._silent.discard(link.peer)
+        self.heard(link.peer)
         effects = self._fetching.peer_down(link, now) + self._let_go(link.peer, now)
         for tree in self._trees.values():
             tree.forget(link.peer)
         return effects + self._fetching.arm(now)
 
-    def heard(self, peer: PeerId) -> None:
-        """A peer is there: something came from it."""
-        if self._asked:
-            self._asked.pop(peer, None)
-        self._silent.discard(peer)
-
     # --- silent peers -----------------------------------------------------------------------
 
-    def _look_around(self, now: float) -> list[Effect]:
-        """A message had to be fetched, from us or by us: see who is still there.
-
-        Somebody did not pass it on, and may be silent. All that hangs on silent peers has to hang
-        on others, and the next message of each tree should not be late to find that out.
-        """
-        if now - self._looked_at < LOOK_INTERVAL_SECS:
-            return []
-        self._looked_at = now
-        return self._ping(self.peers, now)
-
-    def _ping(self, peers: Iterable[PeerId], now: float) -> list[Effect]:
-        """See whether peers are there, of which we do not know it."""
-        asked = [peer for peer in peers if peer not in self._asked and peer not in self._silent]
-        if not asked:
-            return []
-        for peer in asked:
-            self._asked[peer] = now + PONG_SECS + 3 * self._delay(peer)
-        pings: list[Effect] = [Ping(peer) for peer in asked]
-        return [*pings, self._until_pong(now)]
-
     def _pongs_due(self, now: float) -> list[Effect]:
-        """Who has not answered by now is silent."""
+        """Who has not answered by now is silent: nothing may hang on it any more."""
+        silent = self._silence.due(now)
         effects: list[Effect] = []
-        silent = len(self._silent)
-        for peer in [peer for peer, due in self._asked.items() if due <= now + _EARLY_SECS]:
-            del self._asked[peer]
-            self._silent.add(peer)
-            self._counters.silences += 1
+        for peer in silent:
             effects += self._let_go(peer, now)
-        if len(self._silent) > silent:
-            effects += self._look_around(now) + self._alarm(now)
-        return [*effects, self._until_pong(now)] if self._asked else effects
-
-    def _alarm(self, now: float) -> list[Effect]:
-        """Have peers look around, too, if more than one of ours is silent."""
-        if len(self._silent) < ALARM_AT or now - self._alarmed_at < LOOK_INTERVAL_SECS:
-            return []
-        self._alarmed_at = now
-        peers = tuple([peer for peer in self.peers if peer not in self._silent])
-        return [Send(peers, Message(_ALARM.OPCODE, None, bytes(_ALARM)))] if peers else []
-
-    def _until_pong(self, now: float) -> SetTimer:
-        return SetTimer(TREE_PING_TIMER, max(0.0, min(self._asked.values()) - now))
+        if silent and len(self._silence) >= ALARM_AT:
+            self._lifetime = 0.0  # of a tree of ours: it was made for another network
+        return effects + self._silence.spread(silent, now)
 
     def _let_go(self, peer: PeerId, now: float) -> list[Effect]:
         """Take a peer out of all trees, and hang those on others that hung on it."""
@@ -290,7 +243,7 @@ class TaggedTrees:
         least = math.inf
         for peer in self.peers:
             link = self._links.get(peer)
-            if peer == besides or peer in self._silent or link is None or link.is_distrusted(now):
+            if peer == besides or peer in self._silence or link is None or link.is_distrusted(now):
                 continue
             offer = tree.offers.get(peer, _FARTHEST)
             if offer >= own:
@@ -379,7 +332,7 @@ class TaggedTrees:
         )
         if pull is not None and tree.parent != link.peer:
             tree.parent = link.peer
-            effects += self._look_around(now)
+            effects += self._silence.look_around(now)
         return effects, True
 
     def came_elsewhere(self, digest: bytes, aware: set[PeerId] | None = None) -> None:
@@ -422,7 +375,6 @@ class TaggedTrees:
             announced = len(self.peers) - sum(peer in self.peers for peer in told)
             effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, told, now)
         if tree is self._root and now - tree.opened_at >= self._lifetime:
-            self._lifetime = LIFETIME_SECS
             effects += self._open(now)
         return announced
 
@@ -470,23 +422,26 @@ class TaggedTrees:
         """Do what is due."""
         if key == TREE_ANNOUNCE_TIMER:
             effects = self._announcements.timer_fired(now)
-            return effects + self._ping(self._announcements.mute, now)
+            return effects + self._silence.ping(self._announcements.mute, now)
         if key == TREE_OPEN_TIMER:
             return self._open(now)
         if key == TREE_PING_TIMER:
             return self._pongs_due(now)
-        fetched = self._fetching.timer_fired(now)
-        return fetched + self._look_around(now) if fetched else fetched
+        effects = self._fetching.timer_fired(now)
+        if any(isinstance(effect, Send) for effect in effects):
+            effects += self._silence.look_around(now)
+        return effects
 
     def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
         self._counters.ihaves_received += len(body.short_hashes)
         is_news = False
+        patience = PATIENCE_AFTER_ALARM if body.is_alarm else 1.0
         find, get, leads = self._seen.find, self._seen.get, link.leads_somebody
         for short in body.short_hashes:
             digest = find(short)
             sighting = None if digest is None else get(digest)
             if sighting is None or sighting.stage is Stage.HELD:
-                self._fetching.announced(link, short, None, now)
+                self._fetching.announced(link, short, None, now, patience)
                 is_news = True
                 continue
             if sighting.aware is not None:
@@ -495,7 +450,7 @@ class TaggedTrees:
                 tree = self.get(sighting.tag)
                 link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
         effects = self._fetching.arm(now) if is_news else []
-        return effects + self._look_around(now) if body.is_alarm else effects
+        return effects + self._silence.look_around(now) if body.is_alarm else effects
 
     def _grafted(self, link: Link, body: TreeGraft, now: float) -> list[Effect]:
         self._counters.grafts_received += 1
@@ -514,7 +469,7 @@ class TaggedTrees:
         if tree is None:
             return effects + self._links.promote(link, now)
         tree.add(link.peer)
-        return self._look_around(now) + [
+        return self._silence.look_around(now) + [
             Send(send.peers, Message(send.message.type, tree.tag, send.message.data), True)
             if isinstance(send, Send)
             else send
@@ -561,6 +516,8 @@ class TaggedTrees:
             return []  # the next wish draws another one
         self._make_room()
         self._credit -= 1
+        if self._root is not None:
+            self._lifetime = LIFETIME_SECS
         self._counters.trees_opened += 1
         root = self._root = self._trees[tag] = TaggedTree(tag, 0.0, now, self._counters)
         claimed = self._delay(self._rng.choice(list(self.peers)))
@@ -569,7 +526,9 @@ class TaggedTrees:
     def _tell_of(
         self, tree: TaggedTree, distance: float, besides: PeerId | None = None
     ) -> list[Effect]:
-        peers = tuple([peer for peer in self.peers if peer != besides and peer not in self._silent])
+        peers = tuple(
+            [peer for peer in self.peers if peer != besides and peer not in self._silence]
+        )
         if not peers:
             return []
         body = TreeOpen(tree.tag, min(MAX_DISTANCE_MS, round(distance * 1000)))

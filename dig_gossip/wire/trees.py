@@ -68,10 +68,11 @@ class TreeOpen:
 
 @attrs.frozen
 class TreeAnnounce:
-    """243: "I have these": up to 128 short hashes, 8 bytes each, without a count; then ``01``, or not.
+    """243: "I have these": 1..128 short hashes, 8 bytes each, without a count; or an alarm.
 
-    :ivar is_alarm: somebody is silent: the one message in it was late at the sender, which had been
+    :ivar is_alarm: somebody is silent. The one message in it was late at the sender, which had been
         told of it before it came; or there is none in it, and peers of the sender's are silent.
+        In bytes, ``01`` at the end.
     """
 
     OPCODE: ClassVar[int] = DigMessageType.TREE_ANNOUNCE
