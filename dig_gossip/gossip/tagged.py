@@ -73,14 +73,14 @@ _EARLY_SECS: Final = 0.001  # a timer may fire this much early
 MAX_TREES: Final = 64
 MIN_LINKS: Final = 3  # with fewer the shared tree is as short
 SETTLE_SECS: Final = 2.0  # from its opening until we send along a tree
-FIRST_LIFETIME_SECS: Final = 30.0  # the first tree grew among nodes that had just started
+OPEN_DELAY_SECS: Final = 5.0  # the race is not to run behind the messages that were sent with it
 LIFETIME_SECS: Final = 600.0  # then its root opens a new one, if it is used
 IDLE_SECS: Final = 60.0  # unused for so long, it may be displaced
 MESSAGES_A_TREE: Final = 16  # an opening costs about as much as a message
 MAX_CREDIT: Final = 8.0
 OPENINGS_A_LINK: Final = float(MAX_TREES)
 OPENING_REFILL_SECS: Final = 5.0
-PATIENCE_AFTER_ALARM: Final = 0.5  # of timer 1: others had to fetch it, too
+PATIENCE_AFTER_ALARM: Final = 0.25  # of timer 1: others had to fetch it, too
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
@@ -158,7 +158,8 @@ class TaggedTrees:
         self._root: TaggedTree | None = None
         self._credit = 1.0
         self._sent_at = -math.inf
-        self._lifetime = FIRST_LIFETIME_SECS
+        self._lifetime = LIFETIME_SECS
+        self._will_open = False
         self._silence = Silence(self.peers, self._delay, counters)
         #: ``heard(peer)``: something came from a peer
         self.heard = self._silence.heard
@@ -246,9 +247,12 @@ class TaggedTrees:
             if peer == besides or peer in self._silence or link is None or link.is_distrusted(now):
                 continue
             offer = tree.offers.get(peer, _FARTHEST)
-            if offer >= own:
-                if peer in tree.eager:
-                    continue
+            is_linked = peer in tree.eager
+            if offer < own:
+                offer += is_linked * _FARTHEST / 2  # its messages should have come
+            elif is_linked:
+                continue  # it may hang on us
+            else:
                 offer += _FARTHEST
             if offer + self._delay(peer) < least:
                 best, least = link, offer + self._delay(peer)
@@ -266,8 +270,7 @@ class TaggedTrees:
     def choose(self, message: Message, now: float, effects: list[Effect]) -> int | None:
         """Choose the tree for a message of our own: the one whose root is nearest.
 
-        :param effects: gets a timer, should we become a root. (What a broadcast sends at once
-            counts as its reach, so that the opening has to wait.)
+        :param effects: gets a timer, should we become a root.
         :returns: its tag; None for the shared tree.
         """
         if not MAY_HAVE_TAG[message.type] or not self.are_used:
@@ -286,8 +289,10 @@ class TaggedTrees:
                 best, nearest = tree, tree.distance
         root = self._root  # a tree that has lost all its links is none any more
         is_root = root is not None and (root.eager or now - root.opened_at < SETTLE_SECS)
-        if not is_root and (often or nearest > FAR_SECS) and self._credit >= 1:
-            effects.append(SetTimer(TREE_OPEN_TIMER, 0.0))
+        wishes = not is_root and (often or nearest > FAR_SECS) and self._credit >= 1
+        if wishes and not self._will_open:
+            self._will_open = True
+            effects.append(SetTimer(TREE_OPEN_TIMER, OPEN_DELAY_SECS))
         return None if best is None else best.tag
 
     def _delay(self, peer: PeerId) -> float:
@@ -509,6 +514,7 @@ class TaggedTrees:
         return [*tree.graft(link), *self._tell_of(tree, distance, besides=link.peer)]
 
     def _open(self, now: float) -> list[Effect]:
+        self._will_open = False
         if self._credit < 1 or not self.are_used or not self._has_room(now):
             return []
         tag = self._rng.randrange(1, MAX_TAG + 1)
@@ -516,8 +522,7 @@ class TaggedTrees:
             return []  # the next wish draws another one
         self._make_room()
         self._credit -= 1
-        if self._root is not None:
-            self._lifetime = LIFETIME_SECS
+        self._lifetime = LIFETIME_SECS
         self._counters.trees_opened += 1
         root = self._root = self._trees[tag] = TaggedTree(tag, 0.0, now, self._counters)
         claimed = self._delay(self._rng.choice(list(self.peers)))

@@ -263,7 +263,7 @@ class PlumtreeMachine(RuleBasedStateMachine):
             tagged, modes = engine._tagged, self.sessions[node]
             peers = {peer for peer in modes if modes[peer] is TREES}
             assert set(tagged.peers) == peers
-            assert tagged._silent | set(tagged._asked) <= peers
+            assert tagged._silence._silent | set(tagged._silence._asked) <= peers
             for tree in tagged._trees.values():
                 assert set(tree.eager) | set(tree.offers) <= peers
 

@@ -9,14 +9,15 @@ from dig_gossip.gossip.tagged import (
     LIFETIME_SECS,
     MAX_TREES,
     MESSAGES_A_TREE,
+    OPEN_DELAY_SECS,
     OPENING_REFILL_SECS,
     SETTLE_SECS,
 )
 from dig_gossip.types.peer import PeerId
 from dig_gossip.types.reputation import PenaltyReason
-from dig_gossip.wire.message import Message
+from dig_gossip.wire.message import Message, message_hash
 from dig_gossip.wire.opcodes import ChiaMessageType
-from dig_gossip.wire.trees import TreeAnnounce, TreeGraft, TreeOpen, TreePrune
+from dig_gossip.wire.trees import MAX_DISTANCE_MS, TreeAnnounce, TreeGraft, TreeOpen, TreePrune
 from tests.gossip.engine_case import (
     CHIA,
     FLOOD,
@@ -47,6 +48,7 @@ from tests.gossip.trees_case import (
 )
 
 M, N = attestation("M"), attestation("N")
+NO_WAY = opening(TAG, MAX_DISTANCE_MS)
 
 
 def openings(effects: list[Effect]) -> dict[PeerId, TreeOpen]:
@@ -65,7 +67,7 @@ class RootTests(TreesCase):
     def opened(self) -> TreeOpen:
         """Broadcast once from cold; what the timer tells of."""
         self.broadcast(attestation("first"))
-        told = openings(self.advance(0.01))
+        told = openings(self.advance(OPEN_DELAY_SECS))
         self.assertEqual(set(told), {A, B, C, D})
         (body,) = set(told.values())
         return body
@@ -73,7 +75,10 @@ class RootTests(TreesCase):
     def test_first_message_opens_a_tree_and_runs_without_it(self) -> None:
         """Nobody is near: a tree is worth its price; the race takes its time.  design D6"""
         self.assertEqual(self.broadcast(M).effects, [Send((A, B, C, D), M)])
-        self.assertEqual(set(openings(self.advance(0))), {A, B, C, D})
+        self.assertEqual(openings(self.advance(OPEN_DELAY_SECS - 0.1)), {})
+        self.broadcast(N)  # does not put it off
+        self.assertEqual(set(openings(self.advance(0.1))), {A, B, C, D})
+        self.assertEqual(openings(self.advance(OPEN_DELAY_SECS)), {})
         self.assertEqual(self.engine.counters.trees_opened, 1)
         self.assertEqual(self.engine.snapshot().trees, 1)
 
@@ -113,16 +118,16 @@ class RootTests(TreesCase):
         for number in range(40):
             message = attestation(str(number))
             self.assertEqual(self.broadcast(message).effects, [Send((A, B, C, D), message)])
-            self.assertEqual(openings(self.advance(1)), {})
+            self.assertEqual(openings(self.advance(OPEN_DELAY_SECS)), {})
 
     def test_trees_have_to_be_earned(self) -> None:
         """One for sixteen messages seen; joining one costs as much.  design D6"""
         self.hang_on(A)
         for number in range(MESSAGES_A_TREE):
             self.broadcast(attestation(f"own {number}"))
-            self.assertEqual(openings(self.advance(1)), {})
+            self.assertEqual(openings(self.advance(OPEN_DELAY_SECS)), {})
         self.broadcast(attestation("one more"))
-        self.assertEqual(len(openings(self.advance(1))), 4)
+        self.assertEqual(len(openings(self.advance(OPEN_DELAY_SECS))), 4)
 
     def test_near_root_serves_who_sends_rarely(self) -> None:
         """However many messages there are; a far one does not.  design D6"""
@@ -132,9 +137,9 @@ class RootTests(TreesCase):
             self.hang_on(A, distance_ms=distance)
             for number in range(MESSAGES_A_TREE):
                 self.received(A, tagged(attestation(str(number))))
-            self.advance(1)
+            self.advance(OPEN_DELAY_SECS)
             self.broadcast(M)
-            self.assertEqual(len(openings(self.advance(1))), opens)
+            self.assertEqual(len(openings(self.advance(OPEN_DELAY_SECS))), opens)
 
     def test_used_tree_is_renewed_by_its_root(self) -> None:
         """After ten minutes; the old one is used until the new one has settled.  design D6"""
@@ -162,10 +167,10 @@ class RootTests(TreesCase):
             self.received(A, attestation(str(number)))
         self.advance(SETTLE_SECS)
         self.broadcast(attestation("along the tree"))
-        self.assertEqual(openings(self.advance(1)), {})
+        self.assertEqual(openings(self.advance(OPEN_DELAY_SECS)), {})
         self.control(A, tree_prune(old))
         self.broadcast(attestation("along none"))
-        told = openings(self.advance(1))
+        told = openings(self.advance(OPEN_DELAY_SECS))
         self.assertEqual(set(told), {A, B, C, D})
         self.assertNotEqual(told[A].tag, old)
 
@@ -297,7 +302,7 @@ class LimitTests(TreesCase):
             self.received(A, tagged(attestation(str(number)), 1 + number))
         self.advance(IDLE_SECS + 1)
         self.broadcast(N)
-        self.assertEqual(len(openings(self.advance(1))), 4)
+        self.assertEqual(len(openings(self.advance(OPEN_DELAY_SECS))), 4)
 
 
 class ForwardingTests(TreesCase):
@@ -476,9 +481,39 @@ class HangingTests(TreesCase):
     def test_without_one_it_hangs_on_the_nearest(self) -> None:
         """Of those who told of it; else of all. Never on the one that left.  design D6"""
         self.control(C, opening(TAG, 110))
-        self.assertEqual(self.control(A, tree_prune()), [Send((C,), tree_graft())])
+        self.assertEqual(self.control(A, tree_prune())[1:], [Send((C,), tree_graft())])
         self.assertEqual(self.peer_down(C), [Send((A,), tree_graft())])
         self.assertEqual(self.control(A, tree_prune()), [Send((B,), tree_graft())])
+
+    def test_who_has_no_way_to_the_root_says_so_once(self) -> None:
+        """Whoever hangs on it has to know; a graft does not take it back.  PLT-006"""
+        self.control(B, tree_graft())
+        self.control(C, opening(TAG, 200))
+        self.assertEqual(self.peer_down(A), [Send((B, C, D), NO_WAY), Send((C,), tree_graft())])
+        self.assertEqual(self.peer_down(C), [Send((D,), tree_graft())])
+
+    def test_who_hangs_on_one_without_a_way_hangs_on_another_one(self) -> None:
+        """Both links stay: the first one may need us.  PLT-006"""
+        self.control(D, opening(TAG, 90))
+        self.assertEqual(self.control(B, NO_WAY), [])  # we do not hang on it
+        self.assertEqual(self.control(A, NO_WAY), [Send((D,), tree_graft())])
+        self.assert_eager(A, D)
+        self.assertEqual(self.control(A, NO_WAY), [])
+
+    def test_no_way_is_passed_on_by_who_has_no_other(self) -> None:
+        """All in a part of the tree that is cut off look for a way.  PLT-006"""
+        self.assertEqual(
+            self.control(A, NO_WAY), [Send((A, B, C, D), NO_WAY), Send((B,), tree_graft())]
+        )
+        self.broadcast(M)
+        self.assertEqual(self.engine._seen.get(message_hash(M)).tag, None)  # type: ignore[union-attr]
+
+    def test_way_that_is_found_again_counts(self) -> None:
+        """The next opening of the tree says how far it is.  design D6"""
+        self.control(A, NO_WAY)
+        self.control(C, opening(TAG, 50))
+        self.broadcast(M)
+        self.assertEqual(self.engine._seen.get(message_hash(M)).tag, TAG)  # type: ignore[union-attr]
 
     def test_lost_parent_is_replaced_though_others_hang_on_us(self) -> None:
         """They expect messages from us, not we from them.  PLT-006"""
@@ -505,8 +540,8 @@ class HangingTests(TreesCase):
     def test_other_mode_is_another_session(self) -> None:
         """A peer that turns out not to have trees leaves them.  D5"""
         self.assertEqual(
-            self.engine.reconcile({A: TREE, B: TREES, C: TREES, D: TREES})[0],
-            Send((B,), tree_graft()),
+            self.engine.reconcile({A: TREE, B: TREES, C: TREES, D: TREES})[:2],
+            [Send((B, C, D), NO_WAY), Send((B,), tree_graft())],
         )
         self.assert_eager(B)
         self.assertEqual(self.control(A, tree_graft()), [])

@@ -45,9 +45,9 @@ def pull(message: Message) -> Message:
     return Message(TreeGraft.OPCODE, None, bytes(TreeGraft(None, short(message))))
 
 
-def tell(*messages: Message) -> Message:
+def tell(*messages: Message, is_alarm: bool = False) -> Message:
     """A frame that announces messages."""
-    body = TreeAnnounce(tuple(short(message) for message in messages))
+    body = TreeAnnounce(tuple(short(message) for message in messages), is_alarm)
     return Message(TreeAnnounce.OPCODE, None, bytes(body))
 
 

@@ -33,6 +33,7 @@ shorts = st.binary(min_size=8, max_size=8)
 bodies = st.one_of(
     st.builds(TreeOpen, tags, st.integers(0, 65_535)),
     st.builds(TreeAnnounce, st.lists(shorts, min_size=1, max_size=128).map(tuple)),
+    st.builds(TreeAnnounce, st.lists(shorts, max_size=1).map(tuple), st.just(True)),
     st.builds(TreePrune, tags),
     st.builds(TreeGraft, tags),
     st.builds(TreeGraft, st.none(), shorts),
@@ -49,6 +50,8 @@ class TreeBodies(WireTestCase):
             (TreeOpen(1, 65_535), 242, "0001ffff"),
             (TreeAnnounce((b"abcdefgh",)), 243, "6162636465666768"),
             (TreeAnnounce((bytes(8), b"\xff" * 8)), 243, "00" * 8 + "ff" * 8),
+            (TreeAnnounce((b"abcdefgh",), is_alarm=True), 243, "616263646566676801"),
+            (TreeAnnounce((), is_alarm=True), 243, "01"),
             (TreePrune(0xABCD), 244, "abcd"),
             (TreeGraft(0x0102), 245, "0102"),
             (TreeGraft(None, bytes(range(8))), 245, "0001020304050607"),
@@ -77,11 +80,12 @@ class TreeBodies(WireTestCase):
         ):
             for size in range(1040):
                 if size not in sizes:
-                    self.assert_malformed(cls.from_bytes, b"\1" * size, hint=(cls, size))
+                    self.assert_malformed(cls.from_bytes, b"\2" * size, hint=(cls, size))
         for cls, data in (
             (TreeOpen, bytes((0, 0, 1, 1))),
             (TreePrune, bytes(2)),
             (TreeGraft, bytes(2)),
+            (TreeAnnounce, b"\1" * 17),
         ):
             self.assert_malformed(cls.from_bytes, data, hint=cls)
 
@@ -96,6 +100,7 @@ class TreeBodies(WireTestCase):
             TreeAnnounce(()),
             TreeAnnounce((*most, bytes(8))),
             TreeAnnounce((bytes(7),)),
+            TreeAnnounce((bytes(8), bytes(8)), is_alarm=True),
             TreeGraft(None),
             TreeGraft(1, bytes(8)),
             TreeGraft(None, bytes(32)),
