@@ -27,6 +27,8 @@ open tree after tree                   64 trees a peer at once, then one in 5 s;
                                        one in use is not displaced
 claim to be near, to be used           its own round trip counts in any case; a peer that then
                                        sends nothing on is found out by announcements
+raise alarms, lose the way to a root   a round of pings in ten seconds; one more link in the trees
+                                       that hang on it
 send messages with tags nobody opened  they run in the shared tree once the table is full
 =====================================  =========================================================
 
@@ -83,6 +85,7 @@ OPENING_REFILL_SECS: Final = 5.0
 PATIENCE_AFTER_ALARM: Final = 0.25  # of timer 1: others had to fetch it, too
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
+LOST_INTERVAL_SECS: Final = 10.0  # between two times that we say of a tree that its root is lost
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
 
 
@@ -259,7 +262,9 @@ class TaggedTrees:
         effects: list[Effect] = []
         if least >= _FARTHEST and tree.distance is not None:
             tree.distance = None
-            effects += self._tell_of(tree, _FARTHEST)
+            if now - tree.lost_at >= LOST_INTERVAL_SECS:
+                tree.lost_at = now
+                effects += self._tell_of(tree, _FARTHEST)
         if best is None:
             return effects
         tree.parent = best.peer

@@ -5,6 +5,7 @@ Engines row of the stage table; pure. Source: :doc:`/engines/trees`.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from dig_gossip.effects import Effect, Send
@@ -29,6 +30,7 @@ class TaggedTree:
     :ivar eager: peers that get its messages in full; the others of the session table get
         announcements.
     :ivar opened_at: when it became known here, monotonic seconds.
+    :ivar lost_at: when we last said that we have no way to its root.
     :ivar used_at: when a message last ran in it.
     """
 
@@ -38,6 +40,7 @@ class TaggedTree:
         "_without",
         "distance",
         "eager",
+        "lost_at",
         "offers",
         "opened_at",
         "parent",
@@ -53,6 +56,7 @@ class TaggedTree:
         self.distance = distance
         self.opened_at = now
         self.used_at = now
+        self.lost_at = -math.inf
         self.sampler = PruneSampler()
         self.parent: PeerId | None = None
         self.offers: dict[PeerId, float] = {}

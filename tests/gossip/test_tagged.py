@@ -492,6 +492,19 @@ class HangingTests(TreesCase):
         self.assertEqual(self.peer_down(A), [Send((B, C, D), NO_WAY), Send((C,), tree_graft())])
         self.assertEqual(self.peer_down(C), [Send((D,), tree_graft())])
 
+    def test_no_way_is_said_once_in_ten_seconds(self) -> None:
+        """However often it is found and lost.  D14"""
+        said = 0
+        for _ in range(4):
+            self.control(B, opening(TAG, 50))
+            while self.tree().distance is not None:
+                parent = self.tree().parent
+                assert parent is not None
+                effects = self.control(parent, NO_WAY)
+                said += any(isinstance(e, Send) and e.message == NO_WAY for e in effects)
+            self.advance(4)
+        self.assertEqual(said, 2)
+
     def test_who_hangs_on_one_without_a_way_hangs_on_another_one(self) -> None:
         """Both links stay: the first one may need us.  PLT-006"""
         self.control(D, opening(TAG, 90))

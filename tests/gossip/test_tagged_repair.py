@@ -70,7 +70,8 @@ class FetchingTests(TreesCase):
             [Deliver(C, M), Send((A, B), tagged(M)), Send((D,), tell(M, is_alarm=True))],
         )
         self.assert_eager(A, B, C)
-        # So its loss is that of the parent; A and B are in the tree already.
+        # So its loss is that of the parent; A is in the tree already, and has not sent it.
+        self.control(D, opening(TAG, 5))
         self.assertEqual(self.peer_down(C), [Send((D,), tree_graft())])
 
     def test_message_that_comes_in_time_is_not_fetched(self) -> None:
