@@ -507,6 +507,8 @@ class TaggedTrees:
             if body.distance_ms < MAX_DISTANCE_MS:
                 if tree.distance is None:
                     tree.distance = distance
+                if tree.parent is None:
+                    return self._hang(tree, now)
             elif tree.parent == link.peer:
                 return self._hang(tree, now, besides=link.peer)
             return []
