@@ -67,6 +67,13 @@ TREE_OPEN_TIMER: Final[TimerKey] = ("tree-open", b"")
 TREE_PING_TIMER: Final[TimerKey] = ("tree-ping", b"")
 TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER, TREE_PING_TIMER)
 
+# Looked up for every frame; an enum member is a slow attribute, and compares slowly.
+_ANNOUNCE, _OPEN = int(TreeAnnounce.OPCODE), int(TreeOpen.OPCODE)
+_GRAFT, _PRUNE = int(TreeGraft.OPCODE), int(TreePrune.OPCODE)
+_HELD = Stage.HELD
+# A named tuple's own constructor costs more than the tuple.
+_new = tuple.__new__
+
 _FARTHEST: Final = MAX_DISTANCE_MS / 1000
 _EARLY_SECS: Final = 0.001  # a timer may fire this much early
 
@@ -344,12 +351,14 @@ class TaggedTrees:
         :returns: effects, and whether others had announced it before.
         """
         tree = self._trees.get(tag)
-        self.heard(link.peer)
-        was_eager = tree is not None and tree.is_eager(link)
+        peer = link.peer
+        if self._asked or self._silent:
+            self.heard(peer)
+        was_eager = tree is not None and peer in tree.eager
         if tree is None:
-            tree = self._learn(link.peer, tag, None, now)
+            tree = self._learn(peer, tag, None, now)
         elif not was_eager:
-            tree.add(link.peer)
+            tree.add(peer)
         missing = self.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if not missing:
             self._fetching.on_time(now)
@@ -388,22 +397,28 @@ class TaggedTrees:
     ) -> int:
         """Push a message along its tree, and have it announced on the other links.
 
-        :param message: without a tag.
+        :param message: with the tree's tag, as it came, or without one.
+        :param aware: gets those it is pushed to.
         :param is_kept: it is in the cache, so that it may be announced.
         :returns: how many peers are to be told of it.
         """
         tree.used_at = now
-        tree.sampler.message_seen(now)
-        self._credit = min(MAX_CREDIT, self._credit + 1 / MESSAGES_A_TREE)
+        tree.sampler.messages_seen(1, now)
+        credit = self._credit + 1 / MESSAGES_A_TREE
+        self._credit = MAX_CREDIT if credit > MAX_CREDIT else credit
         peers = tree.unaware(aware)
         if peers:
             self._counters.pushed += len(peers)
-            effects.append(Send(peers, Message(message.type, tree.tag, message.data)))
+            if message.id != tree.tag:
+                message = Message(message.type, tree.tag, message.data)
+            effects.append(_new(Send, (peers, message, False)))
         announced = 0
         if is_kept:
-            told = aware.union(peers)
-            announced = len(self.peers) - sum(peer in self.peers for peer in told)
-            effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, told, now)
+            aware.update(peers)
+            announced = len(self.peers)
+            for peer in aware:
+                announced -= peer in self.peers
+            effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, aware, now)
         if tree is self._root and now - tree.opened_at >= LIFETIME_SECS:
             effects += self._open(now)
         return announced
@@ -436,16 +451,17 @@ class TaggedTrees:
         """
         if link.peer not in self.peers:
             return []
-        self.heard(link.peer)
+        if self._asked or self._silent:
+            self.heard(link.peer)
         opcode, data = message.type, message.data
-        if opcode == TreeAnnounce.OPCODE:
+        if opcode == _ANNOUNCE:
             return self._announced(link, TreeAnnounce.from_bytes(data), now)
-        if opcode == TreeGraft.OPCODE:
-            return self._grafted(link, TreeGraft.from_bytes(data), now)
-        if opcode == TreePrune.OPCODE:
-            return self._pruned(link, TreePrune.from_bytes(data).tag, now)
-        if opcode == TreeOpen.OPCODE:
+        if opcode == _OPEN:
             return self._opened(link, TreeOpen.from_bytes(data), now)
+        if opcode == _GRAFT:
+            return self._grafted(link, TreeGraft.from_bytes(data), now)
+        if opcode == _PRUNE:
+            return self._pruned(link, TreePrune.from_bytes(data).tag, now)
         return []
 
     def timer_fired(self, key: TimerKey, now: float) -> list[Effect]:
@@ -463,15 +479,17 @@ class TaggedTrees:
         self._counters.ihaves_received += len(body.short_hashes)
         is_news = False
         find, get, leads = self._seen.find, self._seen.get, link.leads_somebody
+        peer = link.peer
         for short in body.short_hashes:
             digest = find(short)
             sighting = None if digest is None else get(digest)
-            if sighting is None or sighting.stage is Stage.HELD:
+            if sighting is None or sighting.stage is _HELD:
                 self._fetching.announced(link, short, None, now)
                 is_news = True
                 continue
-            if sighting.aware is not None:
-                sighting.aware.add(link.peer)
+            aware = sighting.aware
+            if aware is not None:
+                aware.add(peer)
             if leads and sighting.source is not None:
                 tree = self.get(sighting.tag)
                 link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
