@@ -277,15 +277,19 @@ class Plumtree(FirstCopies):
         )
         return BroadcastResult(effects, announced)
 
-    def received(self, peer: PeerId, message: Message, needs_validation: bool) -> list[Effect]:
+    def received(
+        self, peer: PeerId, message: Message, needs_validation: bool, digest: bytes | None = None
+    ) -> list[Effect]:
         """Take in a full message of the flood class.
 
         :param message: its id, if any, is a tag, or nothing that matters here.
         :param needs_validation: a validator is registered for the opcode: ``Validate`` is
             returned, and :meth:`validated` decides.
+        :param digest: its hash, if that is known already.
         Source: behaviour PLT-004, PLT-004.1, PLT-103-X; design D6.
         """
-        digest = message_hash(message)
+        if digest is None:
+            digest = message_hash(message)
         sighting = self._seen.get(digest)
         link, tag, framed = self._links.get(peer), message.id, message
         if tag is not None:
@@ -573,10 +577,7 @@ class Plumtree(FirstCopies):
         return [Send(peers, message)] if peers else []
 
     def _keep(self, digest: bytes, message: Message, now: float, effects: list[Effect]) -> bool:
-        """Cache a message.  PLT-007
-
-        :returns: whether it may be announced: an announcement promises that it can be pulled.
-        """
+        """Cache a message; whether it may be announced, as what can be pulled is.  PLT-007"""
         if not self._cache.put(digest, message, now):
             return False
         if not self._purging:

@@ -41,7 +41,7 @@ from random import Random
 from typing import Final
 
 from dig_gossip.effects import Effect, Ping, Send, SetTimer, TimerKey
-from dig_gossip.gossip.fetching import Fetching
+from dig_gossip.gossip.fetching import TaggedFetching
 from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.tagged_announcements import TREE_ANNOUNCE_TIMER, TaggedAnnouncements
@@ -60,6 +60,7 @@ from dig_gossip.wire.trees import (
     TreeGraft,
     TreeOpen,
     TreePrune,
+    split_short_hashes,
 )
 
 TREE_MISSING_TIMER: Final[TimerKey] = ("tree-missing", b"")
@@ -91,22 +92,6 @@ PONG_SECS: Final = 0.1  # beyond two round trips: who does not answer a ping by 
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
-
-
-class _TaggedFetching(Fetching):
-    """Fetches what was announced by its short hash; the answer tells in which tree it runs."""
-
-    def _may_have_pushed(self, link: Link) -> bool:
-        return True  # in one tree or another
-
-    def _pull(self, link: Link, digest: bytes, now: float) -> list[Effect]:
-        link.pulled(digest, Pull.GRAFT, now)
-        self._counters.grafts_sent += 1
-        body = TreeGraft(None, digest)
-        return [Send((link.peer,), Message(body.OPCODE, None, bytes(body)))]
-
-    def _cut_off(self, link: Link, now: float) -> list[Effect]:
-        return []  # its announcements no longer count; it is in each tree for reasons of its own
 
 
 class _Allowance:
@@ -156,7 +141,7 @@ class TaggedTrees:
         self._serve = serve
         self._rng = rng
         self._announcements = TaggedAnnouncements(config, counters)
-        self._fetching = _TaggedFetching(config, links, counters, TREE_MISSING_TIMER)
+        self._fetching = TaggedFetching(config, links, counters, TREE_MISSING_TIMER)
         #: what was announced and is not here, by short hash; every message costs a look
         self.missing = self._fetching.missing
         #: peers of capability 207
@@ -455,7 +440,7 @@ class TaggedTrees:
             self.heard(link.peer)
         opcode, data = message.type, message.data
         if opcode == _ANNOUNCE:
-            return self._announced(link, TreeAnnounce.from_bytes(data), now)
+            return self._announced(link, split_short_hashes(data), now)
         if opcode == _OPEN:
             return self._opened(link, TreeOpen.from_bytes(data), now)
         if opcode == _GRAFT:
@@ -475,12 +460,12 @@ class TaggedTrees:
             return self._pongs_due(now)
         return self._fetching.timer_fired(now)
 
-    def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
-        self._counters.ihaves_received += len(body.short_hashes)
+    def _announced(self, link: Link, shorts: list[bytes], now: float) -> list[Effect]:
+        self._counters.ihaves_received += len(shorts)
         is_news = False
         find, get, leads = self._seen.find, self._seen.get, link.leads_somebody
-        peer = link.peer
-        for short in body.short_hashes:
+        peer, trees = link.peer, self._trees
+        for short in shorts:
             digest = find(short)
             sighting = None if digest is None else get(digest)
             if sighting is None or sighting.stage is _HELD:
@@ -490,9 +475,9 @@ class TaggedTrees:
             aware = sighting.aware
             if aware is not None:
                 aware.add(peer)
-            if leads and sighting.source is not None:
-                tree = self.get(sighting.tag)
-                link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
+            if leads and (source := sighting.source) is not None:
+                tag = sighting.tag
+                link.lags(source if tag not in trees else trees[tag].lead_key(source))
         return self._fetching.arm(now) if is_news else []
 
     def _grafted(self, link: Link, body: TreeGraft, now: float) -> list[Effect]:

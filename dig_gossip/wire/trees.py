@@ -24,6 +24,7 @@ MAX_DISTANCE_MS: Final = 65_535
 
 _OPEN = struct.Struct("!HH")
 _TAG = struct.Struct("!H")
+_MAX_ANNOUNCE_BYTES: Final = TREE_MAX_ANNOUNCE_ENTRIES * SHORT_HASH_BYTES
 
 #: By opcode, whether a message may carry a tag: it is flooded, with an id as well as without, and
 #: crosses every link in the same form.
@@ -86,12 +87,20 @@ class TreeAnnounce:
 
         :raises ClientError: (malformed) no entry, too many, or part of one.
         """
-        count, rest = divmod(len(data), SHORT_HASH_BYTES)
-        if rest or not 1 <= count <= TREE_MAX_ANNOUNCE_ENTRIES:
-            raise malformed(f"{len(data)} bytes are not 1..128 short hashes of 8")
-        if count == 1:
-            return cls((data,))
-        return cls(tuple([data[at : at + 8] for at in range(0, len(data), 8)]))
+        return cls(tuple(split_short_hashes(data)))
+
+
+def split_short_hashes(data: bytes) -> list[bytes]:
+    """Decode the body of a :class:`TreeAnnounce` without making one, for the hot path.
+
+    :raises ClientError: (malformed) no entry, too many, or part of one.
+    """
+    size = len(data)
+    if size == SHORT_HASH_BYTES:
+        return [data]
+    if size % SHORT_HASH_BYTES or not 0 < size <= _MAX_ANNOUNCE_BYTES:
+        raise malformed(f"{size} bytes are not 1..128 short hashes of 8")
+    return [data[at : at + 8] for at in range(0, size, 8)]
 
 
 @attrs.frozen
