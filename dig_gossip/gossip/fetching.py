@@ -19,6 +19,7 @@ from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.dig import PlumtreeGraft, PlumtreeRequestByHash
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import RoutingClass, routing_class
+from dig_gossip.wire.trees import TreeGraft
 
 MIN_LEAD_SECS: Final = 0.1  # by which an announcement must precede the eager copy
 MAX_FORESTALLED: Final = 1024  # pulled messages whose copy along the tree may still come
@@ -215,3 +216,19 @@ class Fetching:
     def _cut_off(self, link: Link, now: float) -> list[Effect]:
         """Take a liar out of the tree."""
         return self._tree.prune(link, now) if link.is_eager else []
+
+
+class TaggedFetching(Fetching):
+    """Fetches what was announced by its short hash; the answer tells in which tree it runs."""
+
+    def _may_have_pushed(self, link: Link) -> bool:
+        return True  # in one tree or another
+
+    def _pull(self, link: Link, digest: bytes, now: float) -> list[Effect]:
+        link.pulled(digest, Pull.GRAFT, now)
+        self._counters.grafts_sent += 1
+        body = TreeGraft(None, digest)
+        return [Send((link.peer,), Message(body.OPCODE, None, bytes(body)))]
+
+    def _cut_off(self, link: Link, now: float) -> list[Effect]:
+        return []  # its announcements no longer count; it is in each tree for reasons of its own

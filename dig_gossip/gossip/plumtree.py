@@ -87,6 +87,7 @@ PURGE_INTERVAL_SECS: Final = 10.0
 # Looked up for every frame; an enum member is a slow attribute.
 _IN_TREE = frozenset({PeerMode.TREE, PeerMode.TREES})
 _LAST_OF_SHARED = int(PlumtreeRequestByHash.OPCODE)
+_new = tuple.__new__  # a named tuple's own constructor costs more than the tuple
 _PENDING, _HELD, _REMOTE, _LOCAL = Stage.PENDING, Stage.HELD, Stage.REMOTE, Stage.LOCAL
 
 
@@ -188,11 +189,7 @@ class Plumtree(FirstCopies):
         if link is None:
             return effects
         now = self._now()
-        return [
-            *effects,
-            *self._tagged.peer_down(link, now),
-            *self._shared.peer_down(link, now),
-        ]
+        return [*effects, *self._tagged.peer_down(link, now), *self._shared.peer_down(link, now)]
 
     def reconcile(self, peers: Mapping[PeerId, PeerMode]) -> list[Effect]:
         """Make the sessions equal to those of the peer table, whatever went wrong before.
@@ -280,17 +277,21 @@ class Plumtree(FirstCopies):
         )
         return BroadcastResult(effects, announced)
 
-    def received(self, peer: PeerId, message: Message, needs_validation: bool) -> list[Effect]:
+    def received(
+        self, peer: PeerId, message: Message, needs_validation: bool, digest: bytes | None = None
+    ) -> list[Effect]:
         """Take in a full message of the flood class.
 
         :param message: its id, if any, is a tag, or nothing that matters here.
         :param needs_validation: a validator is registered for the opcode: ``Validate`` is
             returned, and :meth:`validated` decides.
+        :param digest: its hash, if that is known already.
         Source: behaviour PLT-004, PLT-004.1, PLT-103-X; design D6.
         """
-        digest = message_hash(message)
+        if digest is None:
+            digest = message_hash(message)
         sighting = self._seen.get(digest)
-        link, tag = self._links.get(peer), message.id
+        link, tag, framed = self._links.get(peer), message.id, message
         if tag is not None:
             message = Message(message.type, None, message.data)
             tag = self._tagged.tag_of(peer, tag)
@@ -317,11 +318,10 @@ class Plumtree(FirstCopies):
                 sighting.aware = aware
                 return effects + self._pending.ask(link, peer, digest, message, sighting)
             self.counters.delivered += 1
-            effects.append(Deliver(peer, message))
+            effects.append(_new(Deliver, (peer, message)))
         else:
-            sighting.source = peer
-            sighting.tag, sighting.is_late = tag, is_late
-        self._forward(digest, message, sighting, aware, now, effects)
+            sighting.source, sighting.tag, sighting.is_late = peer, tag, is_late
+        self._forward(digest, message, sighting, aware, now, effects, framed)
         return effects
 
     def carried_elsewhere(self, peer: PeerId | None, message: Message) -> None:
@@ -380,10 +380,10 @@ class Plumtree(FirstCopies):
     def timer_fired(self, key: TimerKey) -> list[Effect]:
         """Do what is due; unknown keys and early firings are harmless."""
         now = self._now()
-        if key in SHARED_TIMERS:
-            return self._shared.timer_fired(key, now)
         if key in TREE_TIMERS:
             return self._tagged.timer_fired(key, now)
+        if key in SHARED_TIMERS:
+            return self._shared.timer_fired(key, now)
         if key == PURGE_TIMER:
             self._cache.purge(now)
             self._purging = len(self._cache) > 0
@@ -444,8 +444,7 @@ class Plumtree(FirstCopies):
             self._tagged.came_elsewhere(digest, aware)
         effects: list[Effect] = []
         if sighting is None:
-            stage = _PENDING if is_for_tree else _HELD
-            sighting = Sighting(stage, now, None)
+            sighting = Sighting(_PENDING if is_for_tree else _HELD, now, None)
             self._seen.add(digest, sighting)
             if needs_validation:
                 sighting.aware = aware
@@ -464,17 +463,19 @@ class Plumtree(FirstCopies):
         aware: set[PeerId],
         now: float,
         effects: list[Effect],
+        framed: Message | None = None,
     ) -> None:
         """Push a message to the DIG sessions that lack it, and have it announced to lazy ones.
 
         :param effects: gets what is to be done.
+        :param framed: the message as it came, perhaps with its tag.
         """
         if sighting.stage is _HELD and digest in self._pending:
             sighting.stage = _PENDING  # the verdict will forward it
             sighting.aware = aware
             return
         sighting.stage = _REMOTE
-        self._spread(digest, message, sighting, aware, now, effects, chia=False)
+        self._spread(digest, message, sighting, aware, now, effects, chia=False, framed=framed)
 
     def _spread(
         self,
@@ -487,6 +488,7 @@ class Plumtree(FirstCopies):
         *,
         chia: bool,
         exclude: PeerId | None = None,
+        framed: Message | None = None,
     ) -> int:
         """Push a message that is new here, in its tree and to those who have none.
 
@@ -509,10 +511,12 @@ class Plumtree(FirstCopies):
             announced = self._shared.forward(
                 digest, message, sighting, others, now, effects, is_kept=is_kept, besides=outside
             )
-        else:
+        elif outside:
             effects += self._push(outside, message)
+        if framed is None:
+            framed = message
         return announced + self._tagged.forward(
-            tree, digest, message, sighting, aware, now, effects, is_kept=is_kept
+            tree, digest, framed, sighting, aware, now, effects, is_kept=is_kept
         )
 
     def _broadcast_again(
@@ -573,10 +577,7 @@ class Plumtree(FirstCopies):
         return [Send(peers, message)] if peers else []
 
     def _keep(self, digest: bytes, message: Message, now: float, effects: list[Effect]) -> bool:
-        """Cache a message.  PLT-007
-
-        :returns: whether it may be announced: an announcement promises that it can be pulled.
-        """
+        """Cache a message; whether it may be announced, as what can be pulled is.  PLT-007"""
         if not self._cache.put(digest, message, now):
             return False
         if not self._purging:

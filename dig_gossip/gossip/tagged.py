@@ -43,7 +43,7 @@ from random import Random
 from typing import Final
 
 from dig_gossip.effects import Effect, Ping, Send, SetTimer, TimerKey
-from dig_gossip.gossip.fetching import Fetching
+from dig_gossip.gossip.fetching import TaggedFetching
 from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.silence import ALARM_AT, TREE_PING_TIMER, Silence
@@ -63,11 +63,19 @@ from dig_gossip.wire.trees import (
     TreeGraft,
     TreeOpen,
     TreePrune,
+    split_announcement,
 )
 
 TREE_MISSING_TIMER: Final[TimerKey] = ("tree-missing", b"")
 TREE_OPEN_TIMER: Final[TimerKey] = ("tree-open", b"")
 TREE_TIMERS: Final = (TREE_ANNOUNCE_TIMER, TREE_MISSING_TIMER, TREE_OPEN_TIMER, TREE_PING_TIMER)
+
+# Looked up for every frame; an enum member is a slow attribute, and compares slowly.
+_ANNOUNCE, _OPEN = int(TreeAnnounce.OPCODE), int(TreeOpen.OPCODE)
+_GRAFT, _PRUNE = int(TreeGraft.OPCODE), int(TreePrune.OPCODE)
+_HELD = Stage.HELD
+# A named tuple's own constructor costs more than the tuple.
+_new = tuple.__new__
 
 _FARTHEST: Final = MAX_DISTANCE_MS / 1000
 _EARLY_SECS: Final = 0.001  # a timer may fire this much early
@@ -87,22 +95,6 @@ OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 LOST_INTERVAL_SECS: Final = 10.0  # between two times that we say of a tree that its root is lost
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
-
-
-class _TaggedFetching(Fetching):
-    """Fetches what was announced by its short hash; the answer tells in which tree it runs."""
-
-    def _may_have_pushed(self, link: Link) -> bool:
-        return True  # in one tree or another
-
-    def _pull(self, link: Link, digest: bytes, now: float) -> list[Effect]:
-        link.pulled(digest, Pull.GRAFT, now)
-        self._counters.grafts_sent += 1
-        body = TreeGraft(None, digest)
-        return [Send((link.peer,), Message(body.OPCODE, None, bytes(body)))]
-
-    def _cut_off(self, link: Link, now: float) -> list[Effect]:
-        return []  # its announcements no longer count; it is in each tree for reasons of its own
 
 
 class _Allowance:
@@ -152,7 +144,7 @@ class TaggedTrees:
         self._serve = serve
         self._rng = rng
         self._announcements = TaggedAnnouncements(config, counters)
-        self._fetching = _TaggedFetching(config, links, counters, TREE_MISSING_TIMER)
+        self._fetching = TaggedFetching(config, links, counters, TREE_MISSING_TIMER)
         #: what was announced and is not here, by short hash; every message costs a look
         self.missing = self._fetching.missing
         #: peers of capability 207
@@ -324,12 +316,13 @@ class TaggedTrees:
         :returns: effects, and whether others had announced it before.
         """
         tree = self._trees.get(tag)
-        self.heard(link.peer)
-        was_eager = tree is not None and tree.is_eager(link)
+        peer = link.peer
+        self.heard(peer)
+        was_eager = tree is not None and peer in tree.eager
         if tree is None:
-            tree = self._learn(link.peer, tag, None, now)
+            tree = self._learn(peer, tag, None, now)
         elif not was_eager:
-            tree.add(link.peer)
+            tree.add(peer)
         missing = self.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if not missing:
             self._fetching.on_time(now)
@@ -368,22 +361,28 @@ class TaggedTrees:
     ) -> int:
         """Push a message along its tree, and have it announced on the other links.
 
-        :param message: without a tag.
+        :param message: with the tree's tag, as it came, or without one.
+        :param aware: gets those it is pushed to.
         :param is_kept: it is in the cache, so that it may be announced.
         :returns: how many peers are to be told of it.
         """
         tree.used_at = now
-        tree.sampler.message_seen(now)
-        self._credit = min(MAX_CREDIT, self._credit + 1 / MESSAGES_A_TREE)
+        tree.sampler.messages_seen(1, now)
+        credit = self._credit + 1 / MESSAGES_A_TREE
+        self._credit = MAX_CREDIT if credit > MAX_CREDIT else credit
         peers = tree.unaware(aware)
         if peers:
             self._counters.pushed += len(peers)
-            effects.append(Send(peers, Message(message.type, tree.tag, message.data)))
+            if message.id != tree.tag:
+                message = Message(message.type, tree.tag, message.data)
+            effects.append(_new(Send, (peers, message, False)))
         announced = 0
         if is_kept:
-            told = aware.union(peers)
-            announced = len(self.peers) - sum(peer in self.peers for peer in told)
-            effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, told, now)
+            aware.update(peers)
+            announced = len(self.peers)
+            for peer in aware:
+                announced -= peer in self.peers
+            effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, aware, now)
         if tree is self._root and now - tree.opened_at >= self._lifetime:
             effects += self._open(now)
         return announced
@@ -418,14 +417,14 @@ class TaggedTrees:
             return []
         self.heard(link.peer)
         opcode, data = message.type, message.data
-        if opcode == TreeAnnounce.OPCODE:
-            return self._announced(link, TreeAnnounce.from_bytes(data), now)
-        if opcode == TreeGraft.OPCODE:
-            return self._grafted(link, TreeGraft.from_bytes(data), now)
-        if opcode == TreePrune.OPCODE:
-            return self._pruned(link, TreePrune.from_bytes(data).tag, now)
-        if opcode == TreeOpen.OPCODE:
+        if opcode == _ANNOUNCE:
+            return self._announced(link, data, now)
+        if opcode == _OPEN:
             return self._opened(link, TreeOpen.from_bytes(data), now)
+        if opcode == _GRAFT:
+            return self._grafted(link, TreeGraft.from_bytes(data), now)
+        if opcode == _PRUNE:
+            return self._pruned(link, TreePrune.from_bytes(data).tag, now)
         return []
 
     def timer_fired(self, key: TimerKey, now: float) -> list[Effect]:
@@ -442,25 +441,28 @@ class TaggedTrees:
             effects += self._silence.look_around(now)
         return effects
 
-    def _announced(self, link: Link, body: TreeAnnounce, now: float) -> list[Effect]:
-        self._counters.ihaves_received += len(body.short_hashes)
+    def _announced(self, link: Link, data: bytes, now: float) -> list[Effect]:
+        shorts, is_alarm = split_announcement(data)
+        self._counters.ihaves_received += len(shorts)
         is_news = False
-        patience = PATIENCE_AFTER_ALARM if body.is_alarm else 1.0
+        patience = PATIENCE_AFTER_ALARM if is_alarm else 1.0
         find, get, leads = self._seen.find, self._seen.get, link.leads_somebody
-        for short in body.short_hashes:
+        peer, trees = link.peer, self._trees
+        for short in shorts:
             digest = find(short)
             sighting = None if digest is None else get(digest)
-            if sighting is None or sighting.stage is Stage.HELD:
+            if sighting is None or sighting.stage is _HELD:
                 self._fetching.announced(link, short, None, now, patience)
                 is_news = True
                 continue
-            if sighting.aware is not None:
-                sighting.aware.add(link.peer)
-            if leads and sighting.source is not None:
-                tree = self.get(sighting.tag)
-                link.lags(sighting.source if tree is None else tree.lead_key(sighting.source))
+            aware = sighting.aware
+            if aware is not None:
+                aware.add(peer)
+            if leads and (source := sighting.source) is not None:
+                tag = sighting.tag
+                link.lags(source if tag not in trees else trees[tag].lead_key(source))
         effects = self._fetching.arm(now) if is_news else []
-        return effects + self._silence.look_around(now) if body.is_alarm else effects
+        return effects + self._silence.look_around(now) if is_alarm else effects
 
     def _grafted(self, link: Link, body: TreeGraft, now: float) -> list[Effect]:
         self._counters.grafts_received += 1

@@ -39,6 +39,9 @@ GATHER_AT: Final = 4  # messages that come in the longer time: for these it is w
 
 _ANNOUNCE: Final = int(TreeAnnounce.OPCODE)
 
+# A named tuple's own constructor costs more than the tuple.
+_new = tuple.__new__
+
 
 class _Entry(NamedTuple):
     """A message: its short hash, who is never to be told of it, what it is, and when others are."""
@@ -106,13 +109,13 @@ class TaggedAnnouncements:
         :param aware: peers never to be told, the pushed ones among them; ``sighting.aware`` while
             the message is in the log, so that whoever turns out to have it can be added.
         """
-        self._rate.count(now)
+        rate = self._rate
+        rate.count(now)
         if sighting.is_late:
             return self._tell_all(short, aware)
         sighting.aware = aware
-        busy = self._rate.recent(now) >= self._gather_at
-        flush = self._long_flush if busy else self._flush
-        self._log.append(_Entry(short, aware, sighting, now + flush + self._delay))
+        flush = self._long_flush if rate.recent(now) >= self._gather_at else self._flush
+        self._log.append(_new(_Entry, (short, aware, sighting, now + flush + self._delay)))
         self._untold += 1
         if self._untold >= TREE_MAX_ANNOUNCE_ENTRIES:
             told = self._tell_first()
@@ -145,7 +148,8 @@ class TaggedAnnouncements:
 
     def _tell_first(self) -> list[Send]:
         """Tell of all that nobody was told of."""
-        entries = list(self._log)[len(self._log) - self._untold :]
+        log = self._log
+        entries = [log[-1]] if self._untold == 1 else list(log)[len(log) - self._untold :]
         self._untold = 0
         self._due = math.inf
         return self._frames(self._first, entries)
@@ -166,9 +170,16 @@ class TaggedAnnouncements:
 
     def _frames(self, peers: Iterable[PeerId], entries: list[_Entry]) -> list[Send]:
         """Build the frames, each once for all the peers that get the same."""
+        if len(entries) == 1:
+            short, aware, _, _ = entries[0]
+            untold = tuple([peer for peer in peers if peer not in aware])
+            if not untold:
+                return []
+            self._counters.ihaves_sent += len(untold)
+            return [Send(untold, Message(_ANNOUNCE, None, short))]
         peers_by_body: dict[bytes, list[PeerId]] = {}
         for peer in peers:
-            shorts = [entry.short for entry in entries if peer not in entry.aware]
+            shorts = [short for short, aware, _, _ in entries if peer not in aware]
             if not shorts:
                 continue
             self._counters.ihaves_sent += len(shorts)

@@ -8,6 +8,7 @@ and a number costs the simulator no look-up of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from random import Random
 from typing import Final, Protocol, cast
 
@@ -20,7 +21,7 @@ from dig_gossip.gossip.values import PeerMode
 from dig_gossip.lab.scenario import Scenario
 from dig_gossip.types.peer import PeerId
 from dig_gossip.types.reputation import peer_score
-from dig_gossip.wire.message import Message
+from dig_gossip.wire.message import Message, message_hash
 from dig_gossip.wire.opcodes import PLUMTREE_CONTROL, DigMessageType
 
 #: Opcode of every message that is spread; what the node gossips most.
@@ -96,6 +97,12 @@ class Kind:
     manager: type[AddressManager] | None = None
 
 
+@lru_cache(maxsize=4096)
+def _digest(opcode: int, data: bytes) -> bytes:
+    """Hash a message once for all nodes, which then share the hash as they share its bytes."""
+    return message_hash(Message(opcode, None, data))
+
+
 class PlumtreeMachine:
     """The node's own engine, as the router of the service drives it."""
 
@@ -136,7 +143,7 @@ class PlumtreeMachine:
         """Route a frame as the service's router does; there is no validator."""
         if message.type in PLUMTREE_CONTROL:
             return self._control(peer, message)
-        return self._payload(peer, message, False)
+        return self._payload(peer, message, False, _digest(message.type, message.data))
 
     def tree_links(self) -> int:
         """Eager peers."""

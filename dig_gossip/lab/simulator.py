@@ -1,9 +1,13 @@
 """The discrete-event simulator: links, uplinks, timers, and the order in which things happen.
 
-Programs row of the stage table. One heap of plain tuples holds all that is to come; ties are
+Programs row of the stage table. A calendar of plain tuples holds all that is to come; ties are
 broken by the order in which events were made, so that a run depends on nothing but its inputs.
 This loop is where the time goes that engines do not take: whatever is done for each frame is
 done here and in place.
+
+The calendar has a list for each millisecond in which something happens, which is sorted when its
+turn comes. One heap of everything costs several times as much: each step down such a heap of ten
+thousands looks at tuples that lie anywhere in memory.
 
 What is simulated of a link: its latency, the sender's uplink (one queue, first come, first
 served), and frames that TCP has to send again. Frames on one link arrive in the order in which
@@ -13,9 +17,11 @@ they were sent. What is not: a receiver's downlink and processing time, TCP's wi
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
+from bisect import insort
 from collections.abc import Callable, Mapping
+from itertools import islice
+from operator import itemgetter
 from random import Random
 from typing import Any, Final
 
@@ -25,13 +31,16 @@ from dig_gossip.lab.recorder import FRAMING_BYTES, Record, Traffic
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message
 
-# In the third place of an event: a node's number for a frame, or one of these.
+# In the second place of an event: a node's number for a frame, or one of these.
 _TIMER: Final = -1
 _CALL: Final = -2
 
-#: Time, tie breaker, receiver or one of the above, and two things more, by that: sender and frame;
-#: node and key; nothing and what to call.
-_Event = tuple[float, int, int, Any, Any]
+#: Time, receiver or one of the above, and two things more, by that: sender and frame; node and key;
+#: nothing and what to call.
+_Event = tuple[float, int, Any, Any]
+
+_PAGES_A_SEC: Final = 1000
+_time_of = itemgetter(0)
 
 
 class Simulator:
@@ -83,9 +92,13 @@ class Simulator:
         self._retransmit = retransmit
         self._rng = rng
         self._latest: dict[tuple[int, PeerId], float] = {}
-        self._heap: list[_Event] = []
-        self._sequence = itertools.count()
-        self._timers: list[dict[TimerKey, int]] = [{} for _ in range(nodes)]
+        #: number of each page to come -> its events, in the order in which they were made
+        self._pages: dict[int, list[_Event]] = {}
+        self._page_numbers: list[int] = []  # a heap
+        self._page: list[_Event] = []  # the present one, in order
+        self._page_number = -1
+        self._done = 0  # how many events of the present page have happened
+        self._timers: list[dict[TimerKey, _Event]] = [{} for _ in range(nodes)]
         self._is_simple = not loss and (uplinks is None or not any(uplinks))
 
     # --- links and nodes --------------------------------------------------------------------
@@ -120,18 +133,53 @@ class Simulator:
 
     def at(self, time: float, call: Callable[[], None]) -> None:
         """Have something called at a time."""
-        heapq.heappush(self._heap, (time, next(self._sequence), _CALL, None, call))
+        self._plan((time, _CALL, None, call))
+
+    def _plan(self, event: _Event) -> None:
+        """Put an event on the calendar, behind those of the same time."""
+        number = int(event[0] * _PAGES_A_SEC)
+        if number <= self._page_number:
+            insort(self._page, event, self._done, key=_time_of)
+            return
+        page = self._pages.get(number)
+        if page is None:
+            self._pages[number] = [event]
+            heapq.heappush(self._page_numbers, number)
+        else:
+            page.append(event)
+
+    def _turn(self, end: float) -> bool:
+        """Turn to the next page, if there is one that begins before the end."""
+        numbers = self._page_numbers
+        if not numbers or numbers[0] > end * _PAGES_A_SEC:
+            return False
+        self._page_number = heapq.heappop(numbers)
+        self._page = self._pages.pop(self._page_number)
+        self._page.sort(key=_time_of)
+        self._done = 0
+        return True
 
     def run_until(self, end: float) -> None:
         """Let everything happen that happens until then."""
-        heap = self._heap
-        pop = heapq.heappop
+        happened = self._happen(end)
+        while self._done == len(self._page) and self._turn(end):
+            happened += self._happen(end)
+        self.events += happened
+        self.now = end
+
+    def _happen(self, end: float) -> int:
+        """Let what is left of the present page happen, including what is added meanwhile.
+
+        :returns: how many events there were.
+        """
         alive, links, machines, timers = self.alive, self.links, self.machines, self._timers
-        perform = self.perform
-        count = 0
-        while heap and heap[0][0] <= end:
-            self.now, number, node, who, what = pop(heap)
-            count += 1
+        perform, first = self.perform, self._done
+        for event in islice(self._page, first, None):
+            time, node, who, what = event
+            if time > end:
+                break
+            self.now = time
+            self._done += 1
             if node >= 0:
                 if not alive[node] or who not in links[node]:
                     continue
@@ -142,15 +190,14 @@ class Simulator:
                     perform(node, effects)
             elif node == _TIMER:
                 armed = timers[who]
-                if armed.get(what) == number:
+                if armed.get(what) is event:
                     del armed[what]
                     effects = machines[who].timer_fired(what)
                     if effects:
                         perform(who, effects)
             else:
                 what()
-        self.events += count
-        self.now = end
+        return self._done - first
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -166,13 +213,10 @@ class Simulator:
             if kind is Send:
                 self.send(node, effect.peers, effect.message)  # type: ignore[union-attr]
             elif kind is SetTimer:
-                number = next(self._sequence)
                 key = effect.key  # type: ignore[union-attr]
-                self._timers[node][key] = number
-                heapq.heappush(
-                    self._heap,
-                    (self.now + effect.delay, number, _TIMER, node, key),  # type: ignore[union-attr]
-                )
+                event = (self.now + effect.delay, _TIMER, node, key)  # type: ignore[union-attr]
+                self._timers[node][key] = event
+                self._plan(event)
             elif kind is Deliver:
                 self._delivered(node, effect.peer, effect.message)  # type: ignore[union-attr]
             elif kind is Ping:
@@ -200,12 +244,12 @@ class Simulator:
         now = self.now
         if self.delays:
             now += self.delays.get(node, 0.0)
-        heap, push, sequence = self._heap, heapq.heappush, self._sequence
+        plan = self._plan
         if self._is_simple:
             for peer in peers:
                 latency = links.get(peer)  # type: ignore[call-overload]
                 if latency is not None:
-                    push(heap, (now + latency, next(sequence), peer, node, message))  # type: ignore[misc]
+                    plan((now + latency, peer, node, message))  # type: ignore[arg-type]
             return
         uplink = self._uplinks[node] if self._uplinks is not None else 0.0
         time = (size + FRAMING_BYTES) / uplink if uplink else 0.0
@@ -222,12 +266,12 @@ class Simulator:
                 key = (node, peer)
                 arrival = max(arrival, self._latest.get(key, -math.inf))
                 self._latest[key] = arrival
-            push(heap, (arrival, next(sequence), peer, node, message))  # type: ignore[misc]
+            plan((arrival, peer, node, message))  # type: ignore[arg-type]
         self._free[node] = free
 
     def deliver_at(self, time: float, node: int, peer: PeerId, message: Message) -> None:
         """Have a frame of a node's arrive at a peer."""
-        heapq.heappush(self._heap, (time, next(self._sequence), peer, node, message))  # type: ignore[misc]
+        self._plan((time, peer, node, message))  # type: ignore[arg-type]
 
     def occupy(self, node: int, peer: int, message: Message, done: Callable[[], None]) -> None:
         """Send something that no machine takes in: it takes its turn, and is not counted.

@@ -25,6 +25,7 @@ MAX_DISTANCE_MS: Final = 65_535
 _OPEN = struct.Struct("!HH")
 _TAG = struct.Struct("!H")
 _ALARM: Final = b"\x01"
+_MAX_ANNOUNCE_BYTES: Final = TREE_MAX_ANNOUNCE_ENTRIES * SHORT_HASH_BYTES
 
 #: By opcode, whether a message may carry a tag: it is flooded, with an id as well as without, and
 #: crosses every link in the same form.
@@ -81,8 +82,10 @@ class TreeAnnounce:
     is_alarm: bool = False
 
     def __bytes__(self) -> bytes:
-        if not _may_announce(len(self.short_hashes), self.is_alarm):
-            raise malformed(f"cannot announce {len(self.short_hashes)} messages at once")
+        count = len(self.short_hashes)
+        least, most = (0, 1) if self.is_alarm else (1, TREE_MAX_ANNOUNCE_ENTRIES)
+        if not least <= count <= most:
+            raise malformed(f"cannot announce {count} messages at once")
         if any(len(short) != SHORT_HASH_BYTES for short in self.short_hashes):
             raise malformed("a short hash has 8 bytes")
         return b"".join(self.short_hashes) + (_ALARM if self.is_alarm else b"")
@@ -93,13 +96,24 @@ class TreeAnnounce:
 
         :raises ClientError: (malformed) no entry and no alarm, too many, or part of one.
         """
-        count, rest = divmod(len(data), SHORT_HASH_BYTES)
-        is_alarm = rest == 1 and data.endswith(_ALARM)
-        if (rest and not is_alarm) or not _may_announce(count, is_alarm):
-            raise malformed(f"{len(data)} bytes are not up to 128 short hashes of 8")
-        if count == 1 and not rest:
-            return cls((data,))
-        return cls(tuple([data[at : at + 8] for at in range(0, count * 8, 8)]), is_alarm)
+        shorts, is_alarm = split_announcement(data)
+        return cls(tuple(shorts), is_alarm)
+
+
+def split_announcement(data: bytes) -> tuple[list[bytes], bool]:
+    """Decode the body of a :class:`TreeAnnounce` without making one, for the hot path.
+
+    :returns: short hashes, and whether it is an alarm.
+    :raises ClientError: (malformed) no entry and no alarm, too many, or part of one.
+    """
+    size = len(data)
+    if size == SHORT_HASH_BYTES:
+        return [data], False
+    if size % SHORT_HASH_BYTES == 0 and 0 < size <= _MAX_ANNOUNCE_BYTES:
+        return [data[at : at + 8] for at in range(0, size, 8)], False
+    if data.endswith(_ALARM) and size in (1, 1 + SHORT_HASH_BYTES):
+        return [data[:-1]] if size > 1 else [], True
+    raise malformed(f"{size} bytes are neither 1..128 short hashes of 8 nor an alarm")
 
 
 @attrs.frozen
@@ -163,10 +177,6 @@ class TreeGraft:
         if len(data) != _TAG.size:
             raise malformed("a graft has 2 bytes or 8")
         return cls(_checked_tag(_TAG.unpack(data)[0]))
-
-
-def _may_announce(count: int, is_alarm: bool) -> bool:
-    return count <= 1 if is_alarm else 1 <= count <= TREE_MAX_ANNOUNCE_ENTRIES
 
 
 def _checked_tag(tag: int) -> int:

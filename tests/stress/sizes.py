@@ -82,7 +82,7 @@ def caps(config: GossipConfig) -> Sizes:
         "MissingMessages._deadlines": 2 * c.PLUMTREE_MAX_MISSING,
         "MissingMessages._by_peer[]": c.PLUMTREE_MAX_MISSING_PER_PEER,
         "Fetching._forestalled": MAX_FORESTALLED,
-        "_TaggedFetching._forestalled": MAX_FORESTALLED,
+        "TaggedFetching._forestalled": MAX_FORESTALLED,
         "SharedTree.missing": c.PLUMTREE_MAX_MISSING,
         "TaggedTrees.missing": c.PLUMTREE_MAX_MISSING,
         "TaggedTrees._trees": MAX_TREES,
