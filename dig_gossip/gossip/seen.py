@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
+from itertools import islice
 
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.trees import SHORT_HASH_BYTES
@@ -71,7 +72,8 @@ class SeenSet:
     A look-up does not refresh. After eviction a replay counts as new, which is accepted.
 
     Cost: O(1) each way. (The order is kept beside the dictionary because finding the first key
-    of a dictionary that only loses its first keys takes longer and longer.)
+    of a dictionary that only loses its first keys takes longer and longer.) The index by the first
+    bytes is brought up to date when somebody looks something up in it: O(1) for each message since.
     Source: behaviour PLT-008.
     """
 
@@ -79,14 +81,26 @@ class SeenSet:
         self._capacity = capacity
         self._sightings: dict[bytes, Sighting] = {}
         self._order: deque[bytes] = deque()
+        self._forgotten = 0
+        # By their first bytes: of all that there ever were as many as this, unless forgotten.
         self._digests: dict[bytes, bytes] = {}
+        self._indexed = 0
         #: ``get(digest)`` returns the sighting or None.
         self.get = self._sightings.get
-        #: ``find(short)`` returns the hash that begins with these eight bytes, or None.
-        self.find = self._digests.get
 
     def __len__(self) -> int:
         return len(self._sightings)
+
+    def find(self, short: bytes) -> bytes | None:
+        """The latest hash that begins with these eight bytes."""
+        order, digests = self._order, self._digests
+        added = self._forgotten + len(order)
+        if self._indexed < added:
+            behind = min(len(order), added - self._indexed)
+            for digest in reversed(list(islice(reversed(order), behind))):
+                digests[digest[:SHORT_HASH_BYTES]] = digest
+            self._indexed = added
+        return digests.get(short)
 
     def replace(self, digest: bytes, sighting: Sighting) -> None:
         """Remember something else of a message that is here."""
@@ -95,15 +109,17 @@ class SeenSet:
 
     def add(self, digest: bytes, sighting: Sighting) -> None:
         """Remember a message that is not here yet."""
-        self._sightings[digest] = sighting
-        self._order.append(digest)
-        self._digests[digest[:SHORT_HASH_BYTES]] = digest
-        if len(self._order) > self._capacity:
-            oldest = self._order.popleft()
-            del self._sightings[oldest]
-            short = oldest[:SHORT_HASH_BYTES]
-            if self._digests[short] is oldest:
-                del self._digests[short]
+        sightings, order = self._sightings, self._order
+        sightings[digest] = sighting
+        order.append(digest)
+        if len(order) > self._capacity:
+            oldest = order.popleft()
+            del sightings[oldest]
+            self._forgotten += 1
+            if self._digests:
+                short = oldest[:SHORT_HASH_BYTES]
+                if self._digests.get(short) is oldest:
+                    del self._digests[short]
 
 
 class KnownHashes:

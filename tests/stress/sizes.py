@@ -76,6 +76,8 @@ def caps(config: GossipConfig) -> Sizes:
         "SeenSet._order": config.max_seen_messages,
         "SeenSet._digests": config.max_seen_messages,
         "MessageCache._cached": config.plumtree.cache_messages,
+        "MessageCache._order": 2 * config.plumtree.cache_messages + 64,
+        "MessageCache._outdated": config.plumtree.cache_messages,
         "MessageCache._served": config.plumtree.cache_messages,
         "Announcements._log": 4 * c.PLUMTREE_MAX_MISSING,
         "MissingMessages._missing": c.PLUMTREE_MAX_MISSING,
