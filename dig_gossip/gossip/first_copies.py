@@ -20,7 +20,7 @@ from dig_gossip.gossip.cache import MessageCache
 from dig_gossip.gossip.outside import Outsiders
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.shared_tree import SharedTree
-from dig_gossip.gossip.tagged import TaggedTrees
+from dig_gossip.gossip.tagged import MIN_LINKS, TaggedTrees
 from dig_gossip.gossip.validation import PendingMessages
 from dig_gossip.gossip.values import PlumtreeCounters
 from dig_gossip.types.peer import PeerId
@@ -72,7 +72,7 @@ class FirstCopies:
             or self._pending.by_hash
             or shared.missing
             or tagged.missing
-            or tagged.are_used
+            or len(tagged.peers) >= MIN_LINKS
         ):
             return None
         digest = message_hash(message)
@@ -85,7 +85,7 @@ class FirstCopies:
         tagged.passed(1)
         announcements, links = shared.announcements, shared.links.joined
         sighting = self._local
-        if self._cache.put(digest, message, now) and announcements.is_needed:
+        if self._cache.put(digest, message, now) and announcements.peers:
             sighting = Sighting(_LOCAL, now, None)
             sighting.links = links
             self._seen.add(digest, sighting)
@@ -127,7 +127,7 @@ class FirstCopies:
         if shared is None:
             shared = link.brought = Sighting(_REMOTE, now, peer)
         announcements = self._shared.announcements
-        is_needed, announce = announcements.is_needed, announcements.add
+        lazy, announce = announcements.peers, announcements.add
         opcode = messages[at].type
         for message in messages[at:] if at else messages:
             if message.type != opcode or message.id is not None:
@@ -138,7 +138,7 @@ class FirstCopies:
             delivered.append(message)
             if eager:
                 effects.append(_new(Send, (eager, message, False)))
-            if keep(digest, message, now) and is_needed:
+            if keep(digest, message, now) and lazy:
                 sighting = Sighting(_REMOTE, now, peer)
                 remember(digest, sighting)
                 effects += announce(digest, opcode, sighting, {peer}, now)
