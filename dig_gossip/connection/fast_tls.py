@@ -45,6 +45,7 @@ from twisted.protocols.tls import (
     TLSMemoryBIOProtocol,
 )
 from twisted.python.failure import Failure
+from zope.interface import directlyProvides, implementedBy
 
 from dig_gossip.util.turn import Turn
 
@@ -572,6 +573,25 @@ class _Memory:
 #: What is not in use. There is one of each, unless reading leads to reading.
 _inputs: list[_Memory] = []
 _outputs: list[_Memory] = []
+
+
+def _declarations() -> list[FastTLS]:
+    """Transports that provide what those around sockets do.
+
+    For each connection Twisted declares that, one interface after the other. As long as somebody
+    provides the same, that is a look into a dictionary and no computation.
+    """
+    kept = []
+    for kind in (tcp.Server, tcp.Client):
+        provided = implementedBy(kind)  # type: ignore[no-untyped-call]
+        for each in (provided, *provided):
+            one = FastTLS.__new__(FastTLS)
+            directlyProvides(one, each)
+            kept.append(one)
+    return kept
+
+
+_kept: Final = _declarations()
 
 
 class FastTLSFactory(TLSMemoryBIOFactory):
