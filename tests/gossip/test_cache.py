@@ -101,16 +101,17 @@ class MessageCacheTests(SynchronousTestCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["put", "put", "serve", "serve", "purge"]),
-                st.integers(0, 9),
-                st.integers(10, 60),
+                st.sampled_from(["put"] * 4 + ["serve"] * 8 + ["purge"]),
+                st.integers(0, 6),
+                st.sampled_from([10, 10, 10, 20, 90]),
             ),
-            max_size=120,
+            min_size=20,
+            max_size=100,
         )
     )
     def test_least_recently_used_goes_first(self, events: list[tuple[str, int, int]]) -> None:
         """Whatever is put, put again, pulled and expires: as in an ordered dictionary.  PLT-007"""
-        cache, now = MessageCache(5, 150, 100), 0.0
+        cache, now = MessageCache(4, 150, 200), 0.0
         kept: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         for event, number, size in events:
             now += 2
@@ -119,12 +120,12 @@ class MessageCacheTests(SynchronousTestCase):
                 if digest in kept:
                     size = kept[digest][0]  # the same hash is the same message
                 self.assertTrue(cache.put(digest, _message(size), now))
-                kept[digest] = size, now + 100
+                kept[digest] = size, now + 200
                 kept.move_to_end(digest)
-                while len(kept) > 5 or sum(each[0] for each in kept.values()) > 150:
+                while len(kept) > 4 or sum(each[0] for each in kept.values()) > 150:
                     kept.popitem(last=False)
             elif event == "purge":
-                now += 10 * number
+                now += 5 * number
                 cache.purge(now)
                 for key in [key for key, each in kept.items() if each[1] <= now]:
                     del kept[key]
