@@ -32,7 +32,7 @@ class Miss(enum.Enum):
     LIMITED = "limited"
 
 
-#: A message, when it expires (monotonic seconds), and its serialized size in bytes.
+#: A message, since when it is here (monotonic seconds), and its serialized size in bytes.
 _Cached: TypeAlias = tuple[Message, float, int]
 
 
@@ -79,20 +79,21 @@ class MessageCache:
             return False
         cached, order = self._cached, self._order
         before = len(cached)
-        cached[digest] = (message, now + self._ttl, size)
+        cached[digest] = (message, now, size)
         if len(cached) == before:
             self._use(digest)
             return True
         order.append(digest)
-        self.size += size
+        total = self.size + size
         # A full cache loses one for each that comes; rarely, more for the sake of bytes.
-        while len(cached) > self._max_messages or self.size > self._max_bytes:
+        while len(cached) > self._max_messages or total > self._max_bytes:
             oldest = order.popleft()
             if self._outdated and self._is_outdated(oldest):
                 continue
-            self.size -= cached.pop(oldest)[2]
+            total -= cached.pop(oldest)[2]
             if self._served:
                 self._served.pop(oldest, None)
+        self.size = total
         return True
 
     def serve(self, digest: bytes, peer: PeerId, now: float) -> Message | Miss:
@@ -101,8 +102,8 @@ class MessageCache:
         At most one copy a second and three in all, so that a small pull repeated cannot be
         turned into a large answer repeated.
         """
-        message, expires, _ = self._cached.get(digest, _NOTHING)
-        if message is None or expires <= now:
+        message, since, _ = self._cached.get(digest, _NOTHING)
+        if message is None or since + self._ttl <= now:
             return Miss.ABSENT
         served = self._served.setdefault(digest, {})
         copies, last = served.get(peer, (0, -math.inf))
@@ -116,7 +117,8 @@ class MessageCache:
 
     def purge(self, now: float) -> None:
         """Drop what has expired."""
-        for digest in [key for key, cached in self._cached.items() if cached[1] <= now]:
+        ttl = self._ttl
+        for digest in [key for key, cached in self._cached.items() if cached[1] + ttl <= now]:
             self.size -= self._cached.pop(digest)[2]
             self._served.pop(digest, None)
         self._tidy()
