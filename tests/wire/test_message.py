@@ -128,7 +128,8 @@ class MessageTests(WireTestCase):
         self.assertEqual(attrs.evolve(message, id=None), Message(43, None, b"x"))
 
     @given(
-        st.integers(-2, 258) | st.sampled_from([True, None, 7.0, 2**70, DigMessageType.REQUEST_STATUS]),
+        st.integers(-2, 258)
+        | st.sampled_from([True, None, 7.0, 2**70, DigMessageType.REQUEST_STATUS]),
         st.none() | st.integers(-2, 2) | st.sampled_from([65535, 65536, "x"]),
         st.sampled_from([b"", b"abc", bytearray(b"abc"), memoryview(b"abc"), "abc", None]),
         st.booleans(),
