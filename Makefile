@@ -34,6 +34,7 @@ sketch-check: $(STAMP)
 sanitize: $(STAMP)
 	$(BIN)/python -m tests.sketch_check --sanitize
 	$(BIN)/python -m tests.frames_check --sanitize
+	$(BIN)/python -m tests.seen_check --sanitize
 
 # 10 000 connections that lead to nothing, against a node with honest peers: three minutes.
 stress: $(STAMP)

@@ -17,6 +17,7 @@ import dig_gossip
 
 PACKAGE = Path(dig_gossip.__file__).parent
 SKETCH = PACKAGE / "gossip" / "_sketch.c"
+SEEN = PACKAGE / "gossip" / "_seen.c"
 FRAMES = PACKAGE / "wire" / "_frames.c"
 
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")

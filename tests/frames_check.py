@@ -49,7 +49,7 @@ def both_runs(module: ModuleType, messages: list[Message], key: int | None) -> t
         pure = frames_pure.MaskedRun()
         compiled = module.Run(lambda: key)
     for message in messages:
-        if message.id is None and len(message.data) > 3:
+        if message.id is None and len(message.data) > 3 and message.type % 2:
             pieces = message.data[:3], memoryview(message.data)[3:]
             pure.add_divided(message.type, *pieces)
             compiled.add_divided(message.type, *pieces)
@@ -116,6 +116,7 @@ def check_arguments(module: ModuleType) -> None:
         empty,
         Message(1, None, b"x"),
     )
+    module.speed_up()
     run = module.Run(None)
     broken = module.Run(lambda: None)
     large = module.Run(lambda: 2**40)
@@ -133,6 +134,9 @@ def check_arguments(module: ModuleType) -> None:
                 _try(run.add_divided, first, second, third)
                 _try(module.take, first, second, third, True, [])
                 _try(module.take, b"\x82\x06abcdef", second, third, False, first)
+            _try(Message, first, second, b"x")
+            _try(Message, first, None, second)
+            _try(Message, first, second)
     _try(run.add, Message(1, None, bytes(65_530)))
     _try(module.prepare, int)
     _try(module.prepare, 3)

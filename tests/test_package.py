@@ -78,6 +78,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "connection.session_owner",
                 "connection.socks_endpoint",
                 "connection.stack",
+                "connection.tls_inside",
+                "connection.tls_sending",
                 "connection.totals",
                 "connection.tunneled",
                 "connection.visit",

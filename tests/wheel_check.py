@@ -31,13 +31,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 PLUGIN = "twisted/plugins/dig_gossip_plugin.py"
 IN_WHEEL = (
     PLUGIN, "dig_gossip/py.typed", "dig_gossip/testing/network.py", "dig_gossip/gossip/_sketch.pyi",
-    "dig_gossip/wire/_frames.pyi",
+    "dig_gossip/gossip/_seen.pyi", "dig_gossip/wire/_frames.pyi",
 )  # fmt: skip
 #: Compiled, each optional.
-EXTENSIONS = ("dig_gossip/gossip/_sketch", "dig_gossip/wire/_frames")
+EXTENSIONS = (
+    "dig_gossip/gossip/_seen", "dig_gossip/gossip/_sketch", "dig_gossip/wire/_frames",
+)  # fmt: skip
 IN_SDIST = (
     "LICENSE", "Makefile", "NEWS.rst", "README.rst", "dig_gossip/gossip/_sketch.c", "docs/conf.py",
-    "dig_gossip/wire/_frames.c",
+    "dig_gossip/gossip/_seen.c", "dig_gossip/wire/_frames.c",
     "examples/embed.py", "pyproject.toml", "setup.py", "tests/__init__.py", PLUGIN,
 )  # fmt: skip
 START_LIMIT_SECS = 30

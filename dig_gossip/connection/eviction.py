@@ -33,6 +33,7 @@ Pure. Source: behaviour CON-114-X; Bitcoin Core, ``node/eviction.cpp``.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import ipaddress
 import math
@@ -91,6 +92,7 @@ class Candidate(Generic[K]):
     has_request: bool = False
 
 
+@functools.lru_cache(maxsize=256)
 def network_group(host: str) -> str:
     """Name the part of the Internet that an address belongs to.
 
@@ -109,6 +111,7 @@ def network_group(host: str) -> str:
     return str(ipaddress.IPv6Network((int(ip), 32), strict=False))
 
 
+@functools.lru_cache(maxsize=256)
 def is_local(host: str) -> bool:
     """Whether an address is loopback or private: it says nothing about who is there."""
     text = canonical_host(host)

@@ -8,6 +8,7 @@ Source: behaviour §9, API-002.10, API-006.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 from collections import OrderedDict
@@ -165,6 +166,7 @@ def _is_over(account: _Account, unix: float) -> bool:
     return account.ban_expiry is not None and unix >= account.ban_expiry
 
 
+@functools.lru_cache(maxsize=256)
 def host_key(host: str) -> str | None:
     """Name the account of a host: an IPv4 address, an IPv6 /64, a name; None for loopback.
 

@@ -95,6 +95,8 @@ class Announcements:
         self._rng = rng
         self._counters = counters
         self._places: dict[PeerId, _Place] = {}
+        #: the lazy peers; every message costs a look
+        self.peers: Collection[PeerId] = self._places.keys()
         self._log: list[_Entry] = []
         self._start = 0  # number of the first message in the log
         self._batches: deque[_Batch] = deque()
@@ -105,16 +107,6 @@ class Announcements:
     def __len__(self) -> int:
         """Messages in the log."""
         return len(self._log)
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether there are lazy peers."""
-        return bool(self._places)
-
-    @property
-    def peers(self) -> Collection[PeerId]:
-        """The lazy peers."""
-        return self._places.keys()
 
     def join(self, peer: PeerId) -> None:
         """Begin to tell a peer that just became lazy; earlier messages are not its business."""

@@ -13,19 +13,26 @@ Engines row of the stage table; pure. Source: behaviour PLT-002, PLT-003, PLT-00
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from dig_gossip.effects import Effect, Send
 from dig_gossip.gossip.cache import MessageCache
 from dig_gossip.gossip.outside import Outsiders
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.shared_tree import SharedTree
-from dig_gossip.gossip.tagged import TaggedTrees
+from dig_gossip.gossip.tagged import MIN_LINKS, TaggedTrees
 from dig_gossip.gossip.validation import PendingMessages
-from dig_gossip.gossip.values import BroadcastResult, PlumtreeCounters
+from dig_gossip.gossip.values import PlumtreeCounters
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message, message_hash
 
 _LOCAL, _REMOTE = Stage.LOCAL, Stage.REMOTE
+
+_NOTHING: Final[tuple[Effect, ...]] = ()
+
+#: Who is to get a message, how many are to be told of it, and what else there is to do. Not a named
+#: tuple, because one is made for every message and taken apart at once.
+FirstCopy: TypeAlias = tuple[tuple[PeerId, ...], int, Sequence[Effect]]
 
 # A named tuple's own constructor costs more than the tuple.
 _new = tuple.__new__
@@ -50,40 +57,45 @@ class FirstCopies:
     #: what is remembered of our own messages of which nobody has to be told
     _local = Sighting(_LOCAL, 0.0, None)
 
-    def _sent_first(self, digest: bytes, message: Message, now: float) -> BroadcastResult | None:
+    def sent_first(self, message: Message) -> FirstCopy | None:
         """Spread a message of the application's that is new here.
 
-        :param digest: its hash, unseen.
-        :returns: what ``broadcast`` does; None, and nothing is done, if it has to go the long way.
+        ``broadcast`` without ``exclude`` does the same, in its own words.
+
+        :returns: who is to get it in full, how many are to be told of it, and what else is to be
+            done after it is sent; None, and nothing is done, if it has to go the long way.
         """
+        shared, tagged = self._shared, self._tagged
         if (
             not self._purging
             or self._outsiders.sessions
             or self._pending.by_hash
-            or self._shared.missing
-            or self._tagged.missing
-            or self._tagged.are_used
+            or shared.missing
+            or tagged.missing
+            or len(tagged.peers) >= MIN_LINKS
         ):
             return None
-        shared = self._shared
+        digest = message_hash(message)
+        if self._seen.get(digest) is not None:
+            return None
+        now = self._now()
         peers = shared.links.eager()
         self.counters.pushed += len(peers)
         shared.sampler.messages_seen(1, now)
-        self._tagged.passed(1)
+        tagged.passed(1)
         announcements, links = shared.announcements, shared.links.joined
         sighting = self._local
-        effects: list[Effect] = [_new(Send, (peers, message, False))] if peers else []
-        announced = 0
-        if self._cache.put(digest, message, now) and announcements.is_needed:
+        if self._cache.put(digest, message, now) and announcements.peers:
             sighting = Sighting(_LOCAL, now, None)
             sighting.links = links
-            announced = len(announcements.peers)
-            effects += announcements.add(digest, message.type, sighting, set(), now)
-        elif sighting.links != links:
+            self._seen.add(digest, sighting)
+            told = len(announcements.peers)
+            return peers, told, announcements.add(digest, message.type, sighting, set(), now)
+        if sighting.links != links:
             sighting = self._local = Sighting(_LOCAL, now, None)
             sighting.links = links
         self._seen.add(digest, sighting)
-        return _new(BroadcastResult, (effects, announced))
+        return peers, 0, _NOTHING
 
     def received_run(
         self, peer: PeerId, messages: Sequence[Message], at: int, delivered: list[Message]
@@ -115,7 +127,7 @@ class FirstCopies:
         if shared is None:
             shared = link.brought = Sighting(_REMOTE, now, peer)
         announcements = self._shared.announcements
-        is_needed, announce = announcements.is_needed, announcements.add
+        lazy, announce = announcements.peers, announcements.add
         opcode = messages[at].type
         for message in messages[at:] if at else messages:
             if message.type != opcode or message.id is not None:
@@ -126,7 +138,7 @@ class FirstCopies:
             delivered.append(message)
             if eager:
                 effects.append(_new(Send, (eager, message, False)))
-            if keep(digest, message, now) and is_needed:
+            if keep(digest, message, now) and lazy:
                 sighting = Sighting(_REMOTE, now, peer)
                 remember(digest, sighting)
                 effects += announce(digest, opcode, sighting, {peer}, now)

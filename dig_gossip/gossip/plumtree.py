@@ -243,13 +243,12 @@ class Plumtree(FirstCopies):
         :param exclude: a session that is to get nothing, because the message is its own.
         Source: behaviour PLT-002, PLT-102-X, PLT-105-X; design D6.
         """
+        if exclude is None and (first := self.sent_first(message)) is not None:
+            pushes = [Send(first[0], message)] if first[0] else []
+            return BroadcastResult([*pushes, *first[2]], first[1])
         now = self._now()
         digest = message_hash(message)
         sighting = self._seen.get(digest)
-        if sighting is None and exclude is None:
-            result = self._sent_first(digest, message, now)
-            if result is not None:
-                return result
         to_chia = may_reach_chia(message.type)
         if sighting is None:
             sighting = Sighting(_LOCAL, now, None)

@@ -13,7 +13,7 @@ from dig_gossip.gossip.rate import PERIOD_SECS, MessageRate
 _HASH_SPACE: Final = 1 << 32
 
 
-class PruneSampler:
+class PruneSampler(MessageRate):
     """Lets about one message a second cut rings of eager links.
 
     A message that travels around a ring of eager links both ways meets itself somewhere, and the
@@ -34,7 +34,7 @@ class PruneSampler:
     """
 
     def __init__(self) -> None:
-        self._rate = MessageRate()
+        super().__init__()
         self._last = -math.inf
         self._last_but_one = -math.inf
 
@@ -44,7 +44,9 @@ class PruneSampler:
 
     def messages_seen(self, count: int, now: float) -> None:
         """The same for messages that came together, one or more."""
-        self._rate.count(now, count)
+        if now - self._began >= PERIOD_SECS:  # what count() does; for every message
+            self._turn(now)
+        self._current += count
         self._last_but_one = self._last if count == 1 else now
         self._last = now
 
@@ -55,4 +57,4 @@ class PruneSampler:
         """
         if now - self._last_but_one >= PERIOD_SECS:
             return True
-        return int.from_bytes(digest[:4], "big") * self._rate.recent(now) < _HASH_SPACE
+        return int.from_bytes(digest[:4], "big") * self.recent(now) < _HASH_SPACE

@@ -151,7 +151,7 @@ class SharedTree:
         if peers:
             self._counters.pushed += len(peers)
             effects.append(Send(peers, message))
-        if not is_kept or not self.announcements.is_needed:
+        if not is_kept or not self.announcements.peers:
             return 0
         told = sum(peer not in aware for peer in self.announcements.peers)
         effects += self.announcements.add(digest, message.type, sighting, aware, now)

@@ -193,13 +193,12 @@ class Router:
             self._heard(message)
             self.engines.transaction_passes(None, message)
             engine = self.engines.of_transactions
-        effects, reached = engine.broadcast(message, exclude)
-        for effect in effects:
-            if effect.__class__ is Send:  # nearly always, and all there is
-                reached += self._spread(effect[0], effect[1])
-            else:
-                reached += self._perform((effect,))
-        return reached
+        elif exclude is None and (first := self.plumtree.sent_first(message)) is not None:
+            peers, told, effects = first
+            told += (self._spread if opcode in self._blocks else self._send)(peers, message)
+            return told + self._perform(effects) if effects else told
+        result = engine.broadcast(message, exclude)
+        return result.announced + self._perform(result.effects)
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what an engine outside of the router wants done."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import ipaddress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import attrs
 from chia_rs.sized_bytes import bytes32
@@ -56,6 +57,18 @@ class PlumtreeRole(enum.Enum):
 
     EAGER = "eager"
     LAZY = "lazy"
+
+
+#: Characters of an IPv6 address that ends in an IPv4 address.
+_LONGEST_IP: Final = 45
+
+
+@functools.lru_cache(maxsize=256)  # several ask about each peer that connects
+def _ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def canonical_host(host: str) -> str:
@@ -143,10 +156,7 @@ class PeerAddress:
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         """The host as an IP address; None for a name."""
-        try:
-            return ipaddress.ip_address(self.host)
-        except ValueError:
-            return None
+        return _ip_of(self.host) if len(self.host) <= _LONGEST_IP else None
 
     @property
     def is_loopback(self) -> bool:

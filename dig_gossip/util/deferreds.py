@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -39,6 +39,7 @@ class Fired(Deferred[T]):
 
     called = True
     _canceller = None
+    _has_callbacks = False
 
     def __init__(self, result: T) -> None:
         self.result = result
@@ -47,18 +48,15 @@ class Fired(Deferred[T]):
         if name == "_callbacks":
             callbacks: list[Any] = []
             self._callbacks = callbacks
+            self._has_callbacks = True
             return callbacks
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __await__(self) -> Generator[Deferred[T], None, T]:
-        if "_callbacks" in self.__dict__:
-            return super().__await__()
-        return _return(cast(T, self.result))
-
-
-def _return(result: T) -> Generator[Any, None, T]:
-    return result
-    yield
+        if self._has_callbacks:
+            return (yield from super().__await__())
+        result: Any = self.result  # Any: Twisted allows for a failure
+        return result  # type: ignore[no-any-return]
 
 
 def handled(_deferred: Deferred[Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dig_gossip.wire.message import Message
 
 def prepare(message_class: type[Message], /) -> None: ...
+def speed_up() -> None: ...
 def take(
     memory: bytes | memoryview,
     at: int,

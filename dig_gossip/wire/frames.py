@@ -75,7 +75,9 @@ class OutboundFrame:
             return frame
         frame = self._as_server
         if frame is None:
-            frame = self._as_server = frame_header(self.size) + bytes(self.message)
+            message = self.message
+            parts = frame_header(self.size), message.head, message.data
+            frame = self._as_server = b"".join(parts)
         return frame
 
 

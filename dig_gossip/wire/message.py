@@ -170,7 +170,10 @@ def _compiled() -> ModuleType | None:
         run.add(Message(7, 8, b"abc"))
         (frame,) = run.take()
         _frames.take(frame, 0, len(frame), False, into)
-        return _frames if into == [Message(7, 8, b"abc")] else None
+        if into != [Message(7, 8, b"abc")]:
+            return None
+        _frames.speed_up()
+        return _frames
     except (
         AttributeError,
         ImportError,

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import random
 import socket
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from dig_gossip.connection import fast_tls
+from dig_gossip.connection import fast_tls, tls_inside, tls_sending
 from dig_gossip.connection.fast_tls import FastTLS, FastTLSFactory
 from tests.connection.tls_link import (
     CLIENT,
@@ -221,7 +222,7 @@ class FastTLSTests(SynchronousTestCase):
     def test_more_than_the_buffer_holds(self) -> None:
         """A read of any size is delivered completely.  D4"""
         link = established(FAST)
-        size = 2 * fast_tls._SCRATCH_BYTES + 5
+        size = 2 * tls_inside.SCRATCH_BYTES + 5
         link.perform("write", CLIENT, [size])
         link.tcp[CLIENT].move(2 * size)
         self.assertEqual(len(link.apps[SERVER].received), size)
@@ -333,14 +334,14 @@ class FastTLSTests(SynchronousTestCase):
         tls, app = link.tls[CLIENT], link.apps[CLIENT]
         link.perform("producer", CLIENT, [])
         connection = tls._tlsConnection
-        real = fast_tls._SSL_write
+        real = tls_inside.SSL_write
 
         def once(ssl: Any, data: Any, size: int) -> Any:
             return real(ssl, data, 5) if write.call_count == 1 else -1
 
         with (
             mock.patch.object(connection, "_raise_ssl_error", side_effect=SSL.WantReadError),
-            mock.patch.object(fast_tls, "_SSL_write", side_effect=once) as write,
+            mock.patch.object(tls_sending, "SSL_write", side_effect=once) as write,
         ):
             link.perform("sequence", CLIENT, [50_000, 30_000])
             link.perform("write", CLIENT, [10])
@@ -422,7 +423,7 @@ class DirectTests(SynchronousTestCase):
 
     def test_bytes_are_in_the_socket_at_once(self) -> None:
         """Nothing waits for the reactor, which is not even asked.  D9"""
-        self.assertTrue(fast_tls.DIRECT)
+        self.assertTrue(tls_inside.DIRECT)
         self.app.write(1000)
         self.assertEqual(self.tcp.dataBuffer, b"")
         self.assertNotIn(self.tcp, self.reactor.getWriters())
@@ -559,7 +560,7 @@ class DirectTests(SynchronousTestCase):
     def test_failure_in_the_middle_of_a_read(self) -> None:
         """What OpenSSL has not read stays, for whoever reads next.  D14"""
         with mock.patch.object(self.app, "dataReceived", side_effect=ZeroDivisionError):
-            self.peer_app.write(fast_tls._SCRATCH_BYTES + 700)
+            self.peer_app.write(tls_inside.SCRATCH_BYTES + 700)
             data = bytes(self.peer_tcp.outgoing)
             self.peer_tcp.outgoing.clear()
             self.assertRaises(ZeroDivisionError, self.tls.dataReceived, data)
@@ -569,7 +570,7 @@ class DirectTests(SynchronousTestCase):
             self.peer_app.write(30)
             self.carry()
         self.assertEqual(
-            bytes(self.app.received), bytes(self.peer_app.written[fast_tls._SCRATCH_BYTES :])
+            bytes(self.app.received), bytes(self.peer_app.written[tls_inside.SCRATCH_BYTES :])
         )
         self.assertTrue(self.tls._is_lent)
 
@@ -577,8 +578,8 @@ class DirectTests(SynchronousTestCase):
         """What is not a socket of Twisted's gets its bytes as ever.  D4"""
         self.assertFalse(self.peer._is_direct)
         for changed in ({"bufferSize": 1}, {"writeSomeData": None}, {"dataBuffer": None}):
-            self.assertFalse(fast_tls.can_be_direct(type("Changed", (tcp.Connection,), changed)))
-        self.assertFalse(fast_tls.can_be_direct(object))
+            self.assertFalse(tls_inside.can_be_direct(type("Changed", (tcp.Connection,), changed)))
+        self.assertFalse(tls_inside.can_be_direct(object))
 
 
 class FallbackTests(SynchronousTestCase):
@@ -586,12 +587,12 @@ class FallbackTests(SynchronousTestCase):
 
     def test_all_is_as_we_know_it_here(self) -> None:
         """With the versions installed the fast class is used.  D4"""
-        self.assertTrue(fast_tls.FAST_TLS)
+        self.assertTrue(tls_inside.FAST_TLS)
         self.assertIs(FastTLSFactory.protocol, FastTLS)
 
     def test_every_part_is_examined(self) -> None:
         """Whatever is missing or different is noticed.  D4"""
-        names = [*fast_tls._TWISTED_METHODS, *fast_tls._TWISTED_FLAGS]
+        names = [*tls_inside.TWISTED_METHODS, *tls_inside.TWISTED_FLAGS]
 
         def twisted(**changes: Any) -> Any:
             known = {name: getattr(TLSMemoryBIOProtocol, name) for name in names}
@@ -615,11 +616,11 @@ class FallbackTests(SynchronousTestCase):
                 _lib=SimpleNamespace(**{**known, **changes}),
             )
 
-        self.assertEqual(len(fast_tls.inside(openssl(), twisted())), 11)
+        self.assertEqual(len(tls_inside.inside(openssl(), twisted())), 11)
         for name in ("_ffi", "_lib", "WantReadError", "Error"):
             fake = openssl()
             delattr(fake, name)
-            self.assertRaises(AttributeError, fast_tls.inside, fake, twisted())
+            self.assertRaises(AttributeError, tls_inside.inside, fake, twisted())
         for changes in (
             {"BIO_read": lambda *_: 0},
             {"BIO_read": lambda *_: 5},
@@ -630,28 +631,38 @@ class FallbackTests(SynchronousTestCase):
             {"BIO_get_mem_data": lambda *_: 3},
             {"SSL_set_bio": lambda *_: None},
         ):
-            self.assertRaises(ValueError, fast_tls.inside, openssl(**changes), twisted())
+            self.assertRaises(ValueError, tls_inside.inside, openssl(**changes), twisted())
         null = {"BIO_new_mem_buf": lambda *_: SSL._ffi.NULL}
-        self.assertRaises(MemoryError, fast_tls.inside, openssl(**null), twisted())
-        for name in fast_tls._TWISTED_METHODS:
-            self.assertRaises(TypeError, fast_tls.inside, SSL, twisted(**{name: None}))
-        for name in fast_tls._TWISTED_FLAGS:
-            self.assertRaises(ValueError, fast_tls.inside, SSL, twisted(**{name: True}))
+        self.assertRaises(MemoryError, tls_inside.inside, openssl(**null), twisted())
+        for name in tls_inside.TWISTED_METHODS:
+            self.assertRaises(TypeError, tls_inside.inside, SSL, twisted(**{name: None}))
+        for name in tls_inside.TWISTED_FLAGS:
+            self.assertRaises(ValueError, tls_inside.inside, SSL, twisted(**{name: True}))
         self.assertRaises(
-            ValueError, fast_tls.inside, SSL, twisted(makeConnection=lambda transport: None)
+            ValueError, tls_inside.inside, SSL, twisted(makeConnection=lambda transport: None)
         )
 
     def test_without_them_the_stock_class_does_the_work(self) -> None:
         """The factory then makes Twisted's own transport.  D4"""
-        spec = importlib.util.find_spec("dig_gossip.connection.fast_tls")
-        assert spec is not None
-        assert spec.loader is not None
-        module: Any = importlib.util.module_from_spec(spec)
         with mock.patch.object(SSL, "_lib", None):
-            spec.loader.exec_module(module)
-        self.assertFalse(module.FAST_TLS)
+            inside = _imported("dig_gossip.connection.tls_inside")
+        self.assertFalse(inside.FAST_TLS)
+        with mock.patch.dict(sys.modules, {inside.__name__: inside}):
+            sending = _imported("dig_gossip.connection.tls_sending")
+            with mock.patch.dict(sys.modules, {sending.__name__: sending}):
+                module = _imported("dig_gossip.connection.fast_tls")
         self.assertIs(module.FastTLSFactory.protocol, BufferingTLSTransport)
         link = established([module.FastTLSFactory, FastTLSFactory])
         link.perform("write", CLIENT, [100_000])
         link.settle()
         self.assertEqual(len(link.apps[SERVER].received), 100_000)
+
+
+def _imported(name: str) -> Any:  # Any: a module
+    """A copy of a module, imported once more."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.gossip.cache import MAX_CACHED_MESSAGE_BYTES, MessageCache, Miss
@@ -93,6 +97,59 @@ class MessageCacheTests(SynchronousTestCase):
             cache.put(_digest(number), _message(10), 0.0)
         self.assertTrue(self.has(cache, 0))
         self.assertFalse(self.has(cache, 1))
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["put"] * 4 + ["serve"] * 8 + ["purge"]),
+                st.integers(0, 6),
+                st.sampled_from([10, 10, 10, 20, 90]),
+            ),
+            min_size=20,
+            max_size=100,
+        )
+    )
+    def test_least_recently_used_goes_first(self, events: list[tuple[str, int, int]]) -> None:
+        """Whatever is put, put again, pulled and expires: as in an ordered dictionary.  PLT-007"""
+        cache, now = MessageCache(4, 150, 200), 0.0
+        kept: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        for event, number, size in events:
+            now += 2
+            digest = _digest(number)
+            if event == "put":
+                if digest in kept:
+                    size = kept[digest][0]  # the same hash is the same message
+                self.assertTrue(cache.put(digest, _message(size), now))
+                kept[digest] = size, now + 200
+                kept.move_to_end(digest)
+                while len(kept) > 4 or sum(each[0] for each in kept.values()) > 150:
+                    kept.popitem(last=False)
+            elif event == "purge":
+                now += 5 * number
+                cache.purge(now)
+                for key in [key for key, each in kept.items() if each[1] <= now]:
+                    del kept[key]
+            elif self.has(cache, number, now):
+                self.assertIn(digest, kept)
+                kept.move_to_end(digest)
+            else:
+                self.assertLessEqual(kept.get(digest, (0, 0.0))[1], now)
+            self.assertEqual(len(cache), len(kept))
+            self.assertEqual(cache.size, sum(each[0] for each in kept.values()))
+        self.assertEqual([digest for digest in kept if digest not in cache._cached], [])
+
+    def test_pulls_without_end_take_no_room(self) -> None:
+        """Places that no longer count are not collected for ever.  PLT-007"""
+        cache = MessageCache(5, 1000, 60)
+        for number in range(5):
+            cache.put(_digest(number), _message(10), 0.0)
+        for number in range(1000):
+            self.assertTrue(self.has(cache, number % 3, number / 1000))
+        self.assertLess(len(cache._order), 80)
+        self.assertLessEqual(len(cache._outdated), 5)
+        for number in range(5, 8):
+            cache.put(_digest(number), _message(10), 1.0)
+        self.assertEqual([self.has(cache, number, 1.0) for number in range(5)][3:], [False, False])
 
 
 class ServeLimitTests(SynchronousTestCase):

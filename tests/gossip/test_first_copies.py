@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.effects import Deliver, Effect, Send
+from dig_gossip.gossip.first_copies import FirstCopy
 from dig_gossip.gossip.plumtree import PURGE_TIMER, Plumtree
-from dig_gossip.gossip.values import BroadcastResult, PeerMode
+from dig_gossip.gossip.values import PeerMode
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.dig import PlumtreeGraft, PlumtreeLazyAnnounce, PlumtreePrune
@@ -25,7 +26,7 @@ LARGE = Message(200, None, bytes(70_000))
 class _Long(Plumtree):
     """An engine that knows no short way."""
 
-    def _sent_first(self, digest: bytes, message: Message, now: float) -> BroadcastResult | None:
+    def sent_first(self, message: Message) -> FirstCopy | None:
         return None
 
     def received_run(self, *_: object) -> list[Effect]:

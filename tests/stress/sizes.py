@@ -7,7 +7,7 @@ that somebody adds tomorrow.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sized
 from itertools import islice
 from typing import Any
 
@@ -45,6 +45,9 @@ def sizes(root: object) -> Sizes:
         elif isinstance(value, tuple):
             waiting += [(f"{name}[]", each) for each in value]
         elif type(value).__module__.startswith("dig_gossip"):
+            if name == "SeenSet._kept":  # perhaps compiled, so that nothing of it is seen
+                assert isinstance(value, Sized)
+                found[name] = max(found.get(name, 0), len(value))
             waiting += list(_attributes(value))
     return found
 
@@ -72,10 +75,13 @@ def _attributes(value: object) -> Iterator[tuple[str, object]]:
 def caps(config: GossipConfig) -> Sizes:
     """The documented bound of every collection that may outgrow the number of sessions."""
     return {
-        "SeenSet._sightings": config.max_seen_messages,
-        "SeenSet._order": config.max_seen_messages,
-        "SeenSet._digests": config.max_seen_messages,
+        "SeenSet._kept": config.max_seen_messages,
+        "PureSeenSet._sightings": config.max_seen_messages,
+        "PureSeenSet._order": config.max_seen_messages,
+        "PureSeenSet._digests": config.max_seen_messages,
         "MessageCache._cached": config.plumtree.cache_messages,
+        "MessageCache._order": 2 * config.plumtree.cache_messages + 64,
+        "MessageCache._outdated": config.plumtree.cache_messages,
         "MessageCache._served": config.plumtree.cache_messages,
         "Announcements._log": 4 * c.PLUMTREE_MAX_MISSING,
         "MissingMessages._missing": c.PLUMTREE_MAX_MISSING,

@@ -41,7 +41,7 @@ class SmallTests(SynchronousTestCase):
         """Every collection with a bound by name exists, and is found under it.  style §4"""
         service = GossipService(GossipConfig(), identity=throwaway_identity("walk"))
         found = sizes(Node(service))
-        for name in ("SeenSet._sightings", "MessageCache._cached", "_Ledger._banned"):
+        for name in ("SeenSet._kept", "MessageCache._cached", "_Ledger._banned"):
             self.assertIn(name, found)
         text = "".join(path.read_text() for path in (_ROOT / "dig_gossip").rglob("*.py"))
         for name in caps(service.config):

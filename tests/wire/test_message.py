@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dig_gossip.wire.message import Message, message_hash
+from dig_gossip.wire.opcodes import DigMessageType
 from tests.vectors import load
 from tests.wire import WireTestCase
 
@@ -124,6 +126,37 @@ class MessageTests(WireTestCase):
         self.assertEqual(copied, message)
         self.assertEqual(pickle.loads(pickle.dumps(message)), message)
         self.assertEqual(attrs.evolve(message, id=None), Message(43, None, b"x"))
+
+    @given(
+        st.integers(-2, 258)
+        | st.sampled_from([True, None, 7.0, 2**70, DigMessageType.REQUEST_STATUS]),
+        st.none() | st.integers(-2, 2) | st.sampled_from([65535, 65536, "x"]),
+        st.sampled_from([b"", b"abc", bytearray(b"abc"), memoryview(b"abc"), "abc", None]),
+        st.booleans(),
+    )
+    def test_calling_the_class_does_what_its_initializer_does(
+        self, opcode: Any, message_id: Any, data: Any, by_name: bool
+    ) -> None:
+        """In one step or in two, with values of all kinds: the same, or the same error.  D4"""
+
+        def of(make: Callable[..., Message]) -> object:
+            try:
+                if by_name:
+                    made = make(opcode, data=data, id=message_id)
+                else:
+                    made = make(opcode, message_id, data)
+            except (TypeError, ValueError) as error:
+                return type(error), str(error)
+            return type(made), made, type(made.type), type(made.data)
+
+        def in_two_steps(*args: Any, **named: Any) -> Message:
+            made = object.__new__(Message)
+            Message.__init__(made, *args, **named)
+            return made
+
+        self.assertEqual(of(Message), of(in_two_steps))
+        for wrong in ((), (1, None), (1, None, b"", b"")):
+            self.assertRaises(TypeError, Message, *wrong)
 
     def test_numbers_out_of_range_are_refused(self) -> None:
         """What the envelope cannot carry is refused at once, not in a send queue.  API-002.5"""
