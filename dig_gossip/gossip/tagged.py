@@ -78,7 +78,6 @@ _HELD = Stage.HELD
 _new = tuple.__new__
 
 _FARTHEST: Final = MAX_DISTANCE_MS / 1000
-_EARLY_SECS: Final = 0.001  # a timer may fire this much early
 
 MAX_TREES: Final = 64
 MIN_LINKS: Final = 3  # with fewer the shared tree is as short
@@ -514,6 +513,8 @@ class TaggedTrees:
             elif tree.parent == link.peer:
                 return self._hang(tree, now, besides=link.peer)
             return []
+        if body.distance_ms == MAX_DISTANCE_MS:
+            return []  # nobody is to join who has not joined
         tree = self._learn(link.peer, body.tag, distance, now)
         if tree is None:
             return []

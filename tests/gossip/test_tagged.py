@@ -492,14 +492,20 @@ class HangingTests(TreesCase):
         self.assertEqual(self.peer_down(A), [Send((B, C, D), NO_WAY), Send((C,), tree_graft())])
         self.assertEqual(self.peer_down(C), [Send((D,), tree_graft())])
 
+    def test_nobody_joins_a_tree_at_one_who_has_no_way(self) -> None:
+        """It may not have heard of the tree before.  PLT-006"""
+        self.assertEqual(self.control(B, opening(9, MAX_DISTANCE_MS)), [])
+        self.assertIsNone(self.engine._tagged.get(9))
+
     def test_no_way_is_said_once_in_ten_seconds(self) -> None:
         """However often it is found and lost.  D14"""
         said = 0
         for _ in range(4):
             self.control(B, opening(TAG, 50))
-            while self.tree().distance is not None:
+            for _ in range(4):
                 parent = self.tree().parent
-                assert parent is not None
+                if parent is None:
+                    break
                 effects = self.control(parent, NO_WAY)
                 said += any(isinstance(e, Send) and e.message == NO_WAY for e in effects)
             self.advance(4)
