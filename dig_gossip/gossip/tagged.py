@@ -382,7 +382,7 @@ class TaggedTrees:
             for peer in aware:
                 announced -= peer in self.peers
             effects += self._announcements.add(digest[:SHORT_HASH_BYTES], sighting, aware, now)
-        if tree is self._root and now - tree.opened_at >= self._lifetime:
+        if tree is self._root and (tree.is_thin or now - tree.opened_at >= self._lifetime):
             effects += self._open(now)
         return announced
 

@@ -36,6 +36,7 @@ class TaggedTree:
 
     __slots__ = (
         "_counters",
+        "_most",
         "_pruned_at",
         "_without",
         "distance",
@@ -61,9 +62,15 @@ class TaggedTree:
         self.parent: PeerId | None = None
         self.offers: dict[PeerId, float] = {}
         self.eager: dict[PeerId, None] = {}
+        self._most = 0  # eager peers at once, ever
         self._without: dict[PeerId, tuple[PeerId, ...]] = {}
         self._pruned_at: dict[PeerId, float] = {}
         self._counters = counters
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether it has lost more than half of its links: at its root, not what won the race."""
+        return 2 * len(self.eager) < self._most
 
     def is_eager(self, link: Link) -> bool:
         """Whether a link carries its messages in full."""
@@ -84,6 +91,7 @@ class TaggedTree:
         """Make a link eager; the peer must know, or find out by itself."""
         if peer not in self.eager:
             self.eager[peer] = None
+            self._most = max(self._most, len(self.eager))
             self._without.clear()
 
     def drop(self, peer: PeerId) -> None:

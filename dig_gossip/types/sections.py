@@ -113,7 +113,7 @@ class PlumtreeConfig:
         graft_timeout_floor_ms and graft_timeout_ceiling_ms.""",
     )
     graft_timeout_floor_ms: int = option(
-        100,
+        60,
         integer(1, 60_000),
         "The shortest time that adaptive timers choose.",
         unit="milliseconds",

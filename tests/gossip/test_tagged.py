@@ -174,6 +174,19 @@ class RootTests(TreesCase):
         self.assertEqual(set(told), {A, B, C, D})
         self.assertNotEqual(told[A].tag, old)
 
+    def test_root_that_lost_most_links_opens_another_tree(self) -> None:
+        """Second copies of others' messages have cut what had won the race.  design D6"""
+        old = self.opened().tag
+        for peer in (A, B, C, D):
+            self.control(peer, tree_graft(old))
+        for number in range(MESSAGES_A_TREE):
+            self.received(A, attestation(str(number)))
+        self.advance(SETTLE_SECS)
+        for peer, opens in ((A, 0), (B, 0), (C, 4)):
+            self.control(peer, tree_prune(old))
+            told = openings(self.broadcast(attestation(f"without {peer}")).effects)
+            self.assertEqual(len(told), opens)
+
     def test_root_hangs_on_nobody(self) -> None:
         """Its last link prunes itself, or is gone.  design D6"""
         tag = self.opened().tag

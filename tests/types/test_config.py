@@ -92,7 +92,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
     PlumtreeConfig: {
         "lazy_timeout_ms": 500,
         "adaptive_timers": True,
-        "graft_timeout_floor_ms": 100,
+        "graft_timeout_floor_ms": 60,
         "graft_timeout_ceiling_ms": 2000,
         "graft_retry_ms": 250,
         "announce_flush_ms": 50,
@@ -414,9 +414,9 @@ class CrossFieldTests(ConfigTestCase):
 
     def test_the_first_graft_timer_lies_between_floor_and_ceiling(self) -> None:
         """Adaptive timers start within their own limits.  behaviour PLT-005"""
-        PlumtreeConfig(lazy_timeout_ms=100)
+        PlumtreeConfig(lazy_timeout_ms=60)
         PlumtreeConfig(lazy_timeout_ms=2000)
-        for outside in (99, 2001):
+        for outside in (59, 2001):
             self.refused("plumtree.lazy_timeout_ms", PlumtreeConfig, lazy_timeout_ms=outside)
             PlumtreeConfig(lazy_timeout_ms=outside, adaptive_timers=False)
         self.refused(
