@@ -5,6 +5,7 @@ Engines row of the stage table; pure. Source: behaviour PLT-005, PLT-005.1, PLT-
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Final, Protocol
 
@@ -179,7 +180,7 @@ class Fetching:
     def _ask_next(self, missing: Missing, now: float) -> list[Effect]:
         """Pull a message from the next announcer; give up when there is none."""
         while missing.untried:
-            link = self._tree.get(missing.untried.popleft())
+            link = self._tree.get(self._next(missing))
             if link is not None and not link.is_distrusted(now):
                 missing.asked = link.peer
                 self._missing.schedule(missing, now + self._timers.retry_timeout(link.rtt))
@@ -187,6 +188,10 @@ class Fetching:
         self._missing.pop(missing.digest)
         self._counters.missing_gave_up += 1
         return []
+
+    def _next(self, missing: Missing) -> PeerId:
+        """Take the next announcer to ask."""
+        return missing.untried.popleft()
 
     def _may_have_pushed(self, link: Link) -> bool:
         """Whether a peer that is gone would have sent missing messages in full."""
@@ -220,6 +225,16 @@ class Fetching:
 
 class TaggedFetching(Fetching):
     """Fetches what was announced by its short hash; the answer tells in which tree it runs."""
+
+    def _next(self, missing: Missing) -> PeerId:
+        """Take the nearest one: it answers first, whoever announced first."""
+        nearest = min(missing.untried, key=self._round_trip)
+        missing.untried.remove(nearest)
+        return nearest
+
+    def _round_trip(self, peer: PeerId) -> float:
+        link = self._tree.get(peer)
+        return math.inf if link is None or link.rtt is None else link.rtt
 
     def _may_have_pushed(self, link: Link) -> bool:
         return True  # in one tree or another

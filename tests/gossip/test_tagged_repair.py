@@ -59,6 +59,16 @@ class FetchingTests(TreesCase):
         self.assertEqual(self.advance(60), [])
         self.assertEqual(self.engine.counters.missing_gave_up, 1)
 
+    def test_nearest_announcer_is_asked_first(self) -> None:
+        """Whoever announced first: it answers sooner.  PLT-005.1"""
+        for peer in (D, B, C):
+            self.control(peer, tell(M))
+        self.assertEqual(self.advance(0.5), [Send((B,), pull(M))])
+        for peer, rtt in ((A, 0.02), (B, 0.04), (C, 0.06), (D, 0.08)):
+            self.rtt(peer, rtt)  # they are there
+        self.assertEqual(self.advance(0.131), [Send((C,), pull(M))])
+        self.assertEqual(self.advance(0.171), [Send((D,), pull(M))])
+
     def test_who_sends_it_becomes_the_parent(self) -> None:
         """All who are there are pinged, and those who lack it are alarmed at once.  PLT-005.1"""
         self.control(C, tell(M))

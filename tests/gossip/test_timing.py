@@ -42,7 +42,7 @@ class LazyTimeoutTests(SynchronousTestCase):
 
     def test_short_gaps_end_at_the_floor(self) -> None:
         """Never below the configured floor.  PLT-005"""
-        self.assertEqual(self.settled(0.01).lazy_timeout, 0.1)
+        self.assertEqual(self.settled(0.01).lazy_timeout, 0.06)
 
     def test_long_gaps_end_at_the_ceiling(self) -> None:
         """Never above the configured ceiling.  PLT-005"""
@@ -75,7 +75,7 @@ class LazyTimeoutTests(SynchronousTestCase):
         timers = GraftTimers(PlumtreeConfig())
         for number in range(200):
             timers.on_time(number * 1.0)
-        self.assertEqual(timers.lazy_timeout, 0.1)
+        self.assertEqual(timers.lazy_timeout, 0.06)
         fixed = GraftTimers(PlumtreeConfig(adaptive_timers=False))
         fixed.on_time(0.0)
         self.assertEqual(fixed.lazy_timeout, 0.5)
@@ -110,5 +110,5 @@ class RetryTimeoutTests(SynchronousTestCase):
         """Two round trips, within floor and ceiling.  PLT-005.1"""
         timers = GraftTimers(PlumtreeConfig())
         self.assertAlmostEqual(timers.retry_timeout(0.2), 0.45)
-        self.assertEqual(timers.retry_timeout(0.001), 0.1)
+        self.assertEqual(timers.retry_timeout(0.001), 0.06)
         self.assertEqual(timers.retry_timeout(10.0), 2.0)
