@@ -28,8 +28,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, Protocol
 
 from dig_gossip.connection.send_budget import SendBudget
 from dig_gossip.connection.transfers import CHUNK_THRESHOLD_BYTES, Cut
@@ -53,6 +53,9 @@ _CHUNK: Final = int(DigMessageType.MESSAGE_CHUNK)
 _TRANSACTION: Final = int(ChiaMessageType.NEW_TRANSACTION)
 _TRANSACTION_ID_BYTES: Final = 32
 _KEEPALIVE_ANSWER: Final = int(ChiaMessageType.RESPOND_PEERS)
+_HEAD_BYTES: Final = 6  # of an envelope without an id
+# A named tuple's own constructor costs more than the tuple.
+_new = tuple.__new__
 
 
 class Offer(enum.Enum):
@@ -211,7 +214,7 @@ class Lanes:
                 self._delayed.append((frame, is_reply))
                 return Offer.DELAYED
         self._count(frame, is_reply)
-        self._lanes[lane].append(_Waiting(frame, self._now(), is_reply))
+        self._lanes[lane].append(_Waiting(frame, self._now(), is_reply, None))
         return Offer.QUEUED
 
     def take_in(self, message: Message) -> bool:
@@ -221,20 +224,24 @@ class Lanes:
 
         :returns: whether it waits; if not, :meth:`offer` says what becomes of it.
         """
-        opcode = message.type
-        lane = _LANE_OF[opcode]
+        lane = _LANE_OF[message.type]
+        critical, normal, bulk = lanes = self._lanes
+        depth = len(critical) + len(normal) + len(bulk)
+        held = self._held
+        if held[_CRITICAL] or held[_NORMAL] or held[_BULK] or self._delayed:
+            if held[lane] or self._delayed:
+                return False
+            depth = len(self)
+        size = len(message.data) + _HEAD_BYTES
+        octets = self.bytes + size
+        if depth >= self._free_depth or octets - self._answer_bytes > MAX_QUEUED_BYTES:
+            return False
         memory = self.memory
-        if (
-            len(self) >= self._free_depth
-            or self._held[lane]
-            or (memory is not None and not memory.is_within)
-        ):
+        frame = OutboundFrame(message) if memory is None else memory.share(message, size)
+        if frame is None:
             return False
-        frame = OutboundFrame(message) if memory is None else memory.frame_of(message)
-        if self._is_full(frame, False) or not (memory is None or memory.has_room(frame)):
-            return False
-        self._count(frame, False)
-        self._lanes[lane].append(_Waiting(frame, self._now(), False))
+        self.bytes = octets
+        lanes[lane].append(_new(_Waiting, (frame, self._now(), False, None)))
         return True
 
     def _is_full(self, frame: OutboundFrame, is_reply: bool) -> bool:
@@ -254,7 +261,7 @@ class Lanes:
         if waiting.is_reply:
             self._answer_bytes -= waiting.frame.size
         if self.memory is not None:
-            self.memory.give_back(waiting.frame)
+            self.memory.give_back((waiting.frame,))
 
     def must_be_cut(self, frame: OutboundFrame) -> bool:
         """Whether a message leaves in chunks: it is large, and the peer has agreed to it."""
@@ -270,7 +277,7 @@ class Lanes:
         normal = self._lanes[_NORMAL]
         while self._delayed:
             frame, is_reply = self._delayed.popleft()
-            normal.append(_Waiting(frame, now, is_reply))
+            normal.append(_Waiting(frame, now, is_reply, None))
 
     def take(self) -> OutboundFrame | None:
         """The message that goes next; None if nothing may go now (see :attr:`blocked_for`)."""
@@ -324,39 +331,49 @@ class Lanes:
             self._took(lane)
         return taken
 
-    def take_small(self, room: int) -> list[OutboundFrame]:
+    def take_small(self, run: Run, room: int) -> tuple[int, int]:
         """Take what :meth:`take` would give next, one after the other, if only one lane has any.
 
+        :param run: gets them.
         :param room: bytes with which to stop.
-        :returns: messages below 64 KiB; none if the next one is not, or cannot go.
+        :returns: how many messages, below 64 KiB all, and their serialized bytes; 0 if the next one
+            is larger, cannot go, or somebody is to be told when it goes.
         """
         lane = self._only_lane()
-        taken: list[OutboundFrame] = []
         if lane is None:
-            return taken
+            return 0, 0
         queue, is_limited = self._lanes[lane], self._budget is not None
-        waited, uncount, now = self.waited[lane].add, self._uncount, self._now()
-        since = self._handed[lane]
-        if since is None and queue:
-            since = queue[0].since
-        while queue and room > 0:
-            waiting = queue[0]
-            frame = waiting.frame
+        now, add = self._now(), run.add
+        first = queue[0].since
+        taken: list[OutboundFrame] = []
+        waits: list[float] = []
+        octets = answers = 0
+        while queue and octets < room:
+            frame, since, is_reply, _ = queue[0]
+            size = frame.size
             if (
-                waiting.cut is not None
-                or frame.size >= LONG_FRAME_BYTES
+                size >= LONG_FRAME_BYTES
+                or frame.written is not None
                 or (is_limited and not self.may_go(frame))
             ):
                 break
             queue.popleft()
-            uncount(waiting)
-            waited(now - waiting.since)
             taken.append(frame)
-            room -= frame.size
+            octets += size
+            if is_reply:
+                answers += size
+            waits.append(now - since)
+            add(frame.message)
         if taken:
-            self._handed[lane] = since
+            self.bytes -= octets
+            self._answer_bytes -= answers
+            if self.memory is not None:
+                self.memory.give_back(taken)
+            self.waited[lane].add_all(waits)
+            if self._handed[lane] is None:
+                self._handed[lane] = first
             self._took(lane)
-        return taken
+        return len(taken), octets
 
     def _only_lane(self) -> int | None:
         """The lane in which something waits, if nothing does in the others or aside."""
@@ -375,7 +392,8 @@ class Lanes:
         """Take out the first message of a lane that may go, and hold back what is before it."""
         held = self._held[lane]
         for opcode, queue in held.items():
-            if self._is_ready(queue[0]):
+            queue[0], is_ready = self._readied(queue[0])
+            if is_ready:
                 waiting = queue.popleft()
                 if not queue:
                     del held[opcode]
@@ -383,22 +401,24 @@ class Lanes:
         lane_queue = self._lanes[lane]
         while lane_queue:
             waiting = lane_queue.popleft()
-            if waiting.opcode not in held and self._is_ready(waiting):
-                return waiting
+            if waiting.opcode not in held:
+                waiting, is_ready = self._readied(waiting)
+                if is_ready:
+                    return waiting
             held.setdefault(waiting.opcode, deque()).append(waiting)
         return None
 
-    def _is_ready(self, waiting: _Waiting) -> bool:
-        cut = waiting.cut
-        if cut is None:
+    def _readied(self, waiting: _Waiting) -> tuple[_Waiting, bool]:
+        """Begin to cut a message, if it is its turn and it must be, and say whether it may go."""
+        if waiting.cut is None:
             if not self.may_go(waiting.frame):
-                return False
+                return waiting, False
             if not self.must_be_cut(waiting.frame):
-                return True
-            cut = waiting.cut = Cut(waiting.frame, self._next_transfer)
+                return waiting, True
+            waiting = waiting._replace(cut=Cut(waiting.frame, self._next_transfer))
             self._next_transfer = (self._next_transfer + 1) % 2**32
-            waiting.opcode = _CHUNK
-        return self._may_go(_CHUNK, cut.next_size)
+        assert waiting.cut is not None
+        return waiting, self._may_go(_CHUNK, waiting.cut.next_size)
 
     def may_go(self, frame: OutboundFrame) -> bool:
         """Charge the budget for a message, or note how long it must wait."""
@@ -489,21 +509,21 @@ class Lanes:
         return False
 
 
-class _Waiting:
-    """A message in its lane.
+class _Waiting(NamedTuple):
+    """A message in its lane, since a time in monotonic seconds.
 
     :ivar cut: its chunks, once the first of them is due.
-    :ivar opcode: of what goes next, the message or a chunk of it.
     """
 
-    __slots__ = ("cut", "frame", "is_reply", "opcode", "since")
+    frame: OutboundFrame
+    since: float
+    is_reply: bool
+    cut: Cut | None
 
-    def __init__(self, frame: OutboundFrame, since: float, is_reply: bool) -> None:
-        self.frame = frame
-        self.is_reply = is_reply
-        self.opcode = frame.message.type
-        self.since = since
-        self.cut: Cut | None = None
+    @property
+    def opcode(self) -> int:
+        """Of what goes next, the message or a chunk of it."""
+        return self.frame.message.type if self.cut is None else _CHUNK
 
 
 class Waits:
@@ -521,8 +541,14 @@ class Waits:
 
     def add(self, seconds: float) -> None:
         """Count one message."""
-        steps = int(seconds / self.FIRST).bit_length()
-        self.counts[min(steps, self.BUCKETS - 1)] += 1
+        self.add_all((seconds,))
+
+    def add_all(self, waits: Iterable[float]) -> None:
+        """Count one message for each wait."""
+        counts, first, last = self.counts, self.FIRST, self.BUCKETS - 1
+        for seconds in waits:
+            steps = int(seconds / first).bit_length()
+            counts[steps if steps < last else last] += 1
 
     def merge(self, other: Waits) -> None:
         """Add what another one has counted."""

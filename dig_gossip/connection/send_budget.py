@@ -14,6 +14,7 @@ Source: behaviour §21 (BP-101-X, BP-102-X); design D9, D14.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from dig_gossip.wire.frames import OutboundFrame
@@ -53,11 +54,22 @@ class SendBudget:
         self._queues: dict[Queue, None] = {}
         self._latest: OutboundFrame | None = None
 
-    def frame_of(self, message: Message) -> OutboundFrame:
-        """Frame a message; the same for several queues that take it one after the other."""
+    def share(self, message: Message, size: int) -> OutboundFrame | None:
+        """Let a message wait in one more queue; the same frame for all that take it in a row.
+
+        :param size: of the message, serialized.
+        :returns: None if somebody would have to be given up for it.
+        """
         frame = self._latest
-        if frame is None or frame.message is not message:
+        if frame is not None and frame.message is message and frame.queues:
+            if self.total > self._limit:
+                return None
+        elif self.total + size > self._limit:
+            return None
+        else:
             frame = self._latest = OutboundFrame(message)
+            self.total += size
+        frame.queues += 1
         return frame
 
     def join(self, queue: Queue) -> None:
@@ -83,11 +95,12 @@ class SendBudget:
             self.total += frame.size
         frame.queues += 1
 
-    def give_back(self, frame: OutboundFrame) -> None:
-        """It waits in one less."""
-        frame.queues -= 1
-        if not frame.queues:
-            self.total -= frame.size
+    def give_back(self, frames: Iterable[OutboundFrame]) -> None:
+        """They wait in one queue less."""
+        for frame in frames:
+            frame.queues -= 1
+            if not frame.queues:
+                self.total -= frame.size
 
     def make_room(self) -> None:
         """Give up whoever holds most, until the rest is within the limit."""

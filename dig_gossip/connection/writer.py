@@ -348,18 +348,15 @@ class Writer:
             self._owner.send_pong(pong)
         run, left, is_cutting = self._run, MAX_DRAINED_BYTES, False
         while self._open and not self._paused and not self._rests:
-            count = 0
+            count = octets = 0
             room = max(self._run_bytes, _DRAINED_RUN_BYTES)
             if is_cutting:
                 count, octets = self.lanes.take_chunks(run, room)
-                self.messages_sent += count
-                self.bytes_sent += octets
-                left -= octets
             if not count:
-                for small in self.lanes.take_small(room - run.size):
-                    self._write(small)
-                    left -= small.size
-                    count = 1
+                count, octets = self.lanes.take_small(run, room - run.size)
+            self.messages_sent += count
+            self.bytes_sent += octets
+            left -= octets
             if not count:
                 frame = self.lanes.take()
                 if frame is None:

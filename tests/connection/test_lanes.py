@@ -16,6 +16,7 @@ from dig_gossip.constants import MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import MessagePriority
+from tests.connection.lane_run import take_small
 
 CRITICAL, NORMAL, BULK = 20, 32, 30
 TRANSACTION = 21
@@ -288,21 +289,32 @@ class BudgetTests(LanesCase):
         lanes = self.make(None, budget)
         for number in range(3):
             lanes.offer(frame(NORMAL, number))
-        self.assertEqual([number_of(f) for f in lanes.take_small(47)], [0, 1])
+        self.assertEqual([number_of(f) for f in take_small(lanes, 47)], [0, 1])
         budget.waits[NORMAL] = 3.0
         lanes.offer(frame(33, 3))
-        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual(take_small(lanes, 1000), [])
         self.assertEqual([number_of(f) for f in self.drain(lanes)], [3])
         lanes.offer(frame(NORMAL, 4))
         budget.waits.clear()
-        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual(take_small(lanes, 1000), [])
         self.assertEqual([number_of(f) for f in self.drain(lanes)], [2, 4])
         lanes.offer(frame(NORMAL, 5))
         lanes.offer(frame(CRITICAL, 6))
-        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual(take_small(lanes, 1000), [])
         self.assertEqual([number_of(f) for f in self.drain(lanes)], [6, 5])
         lanes.offer(frame(BULK, 7, 70_000))
-        self.assertEqual(lanes.take_small(1000), [])
+        self.assertEqual(take_small(lanes, 1000), [])
+
+    def test_who_is_to_be_told_is_told(self) -> None:
+        """A message that has somebody to call when it goes goes by itself.  design D9"""
+        lanes = self.make()
+        told = OutboundFrame(frame(NORMAL, 1).message, lambda: None)
+        for one in (frame(NORMAL, 0), told, frame(NORMAL, 2)):
+            lanes.offer(one)
+        self.assertEqual([number_of(f) for f in take_small(lanes, 1000)], [0])
+        self.assertEqual(take_small(lanes, 1000), [])
+        self.assertIs(lanes.take(), told)
+        self.assertEqual([number_of(f) for f in take_small(lanes, 1000)], [2])
 
     def test_what_waits_for_its_budget_is_bounded(self) -> None:
         """Beyond 1024 of an opcode new ones are refused, and only they.  CON-005.3"""
@@ -366,7 +378,7 @@ class TakeInTests(LanesCase):
                 taken = [lanes.take() for lanes in made]
                 self.assertEqual(*[one and one.message for one in taken])
             elif what == "small":
-                runs = [lanes.take_small(value) for lanes in made]
+                runs = [take_small(lanes, value) for lanes in made]
                 self.assertEqual(*[[one.message for one in run] for run in runs])
             else:
                 time[0] += value
@@ -381,7 +393,7 @@ class TakeInTests(LanesCase):
         for number in range(3):
             lanes.take_in(frame(NORMAL, number).message)
         self.time = 1.0
-        self.assertEqual(len(lanes.take_small(1000)), 3)
+        self.assertEqual(len(take_small(lanes, 1000)), 3)
         self.time = 3.0
         lanes.passed_on()
         for waits, total, seconds in ((lanes.waited[1], 3, 1.0), (lanes.left[1], 1, 3.0)):

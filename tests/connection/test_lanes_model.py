@@ -21,6 +21,7 @@ from dig_gossip.constants import PRIORITY_STARVATION_RATIO
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
 from dig_gossip.wire.opcodes import DigMessageType, MessagePriority
+from tests.connection.lane_run import take_small
 
 CRITICAL, NORMAL, BULK = MessagePriority.CRITICAL, MessagePriority.NORMAL, MessagePriority.BULK
 CHUNK = int(DigMessageType.MESSAGE_CHUNK)
@@ -151,7 +152,7 @@ class LanesMachine(RuleBasedStateMachine):
     def take_small(self, room: int) -> None:
         budget = self.budget
         before = {} if budget is None else dict(budget.left)
-        taken = self.lanes.take_small(room)
+        taken = take_small(self.lanes, room)
         if budget is not None:
             # All are paid for by now; the model follows them one by one.
             after, budget.left = budget.left, before

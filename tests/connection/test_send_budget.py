@@ -14,6 +14,7 @@ from dig_gossip.testing.clock import SimulatedClock
 from dig_gossip.util.clock import Clock
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
+from tests.connection.lane_run import take_small
 from tests.connection.test_lanes import BULK, CRITICAL, NORMAL, frame
 from tests.connection.test_writer import FakeOwner
 
@@ -101,7 +102,7 @@ class AccountTests(SynchronousTestCase):
             for queue in queues:
                 self.assertTrue(queue.take_in(message))
         self.assertEqual(budget.total, len(one) + len(other))
-        self.assertEqual([len(queue.take_small(1000)) for queue in queues], [2, 2, 2])
+        self.assertEqual([len(take_small(queue, 1000)) for queue in queues], [2, 2, 2])
         self.assertEqual(budget.total, 0)
 
     def test_room_at_the_limit(self) -> None:
