@@ -490,12 +490,13 @@ class Session:
         if seconds is not None:
             self._owner.rtt_measured(self, seconds)
 
-    def ping(self) -> None:
-        """Measure the round trip now, if a ping would leave and its answer would be read."""
+    def ping(self) -> bool:
+        """Measure the round trip now, if that can be; say if anything is read from the peer."""
         can_send = not self._ended and not self.is_held and self._writer.is_writable
         payload = self.keepalive.probe() if can_send else None
         if payload is not None:
             self._writer.ping(payload)
+        return not self.is_held
 
     def closing(self, code: int | None, by_us: bool) -> None:
         """Leave the table at once: nothing can be sent any more.

@@ -145,6 +145,7 @@ class Plumtree(FirstCopies):
             serve=self._serve,
             rng=rng,
         )
+        self.unasked = self._tagged.heard  # no ping has gone to a peer that is not read from
         #: opcodes that cross some links in another form, so that they have to do without a tag
         self.untagged: frozenset[int] = frozenset()
         self._outsiders = Outsiders()

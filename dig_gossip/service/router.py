@@ -497,8 +497,8 @@ class Router:
             return self.broadcast(effect.message, None)
         if isinstance(effect, Ping):
             session = self._peers.table.get(effect.peer)
-            if session is not None:
-                session.ping()
+            if session is not None and not session.ping():
+                self.plumtree.unasked(effect.peer)
             return 0
         self.counters[f"asked_bytes.{opcode_name(effect.message.type)}"] += len(effect.message)
         if isinstance(effect, Request):

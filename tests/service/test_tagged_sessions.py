@@ -255,6 +255,18 @@ class PingTests(TaggedSessionCase):
         self.assertEqual(self.pings(peer), [])
 
 
+    def test_who_is_not_read_from_is_not_silent(self) -> None:
+        """Nobody knows what it says.  BP-104-X, design D6"""
+        deaf, other = self.peer(trees=True), self.peer(trees=True)
+        self.session_with(deaf).hold(self)
+        counters = self.node.service.node.router.plumtree.counters
+        self.network.advance(20)  # since the sessions were measured
+        before = counters.silences
+        self.send(other, Message(TreeAnnounce.OPCODE, None, b"\x01"))
+        self.network.advance(2)
+        self.assertEqual(counters.silences - before, 1)
+
+
 class SpeaksFirstTests(SynchronousTestCase):
     """Which end of a link announces first."""
 
