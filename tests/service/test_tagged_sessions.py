@@ -254,7 +254,6 @@ class PingTests(TaggedSessionCase):
         self.network.advance(0.1)
         self.assertEqual(self.pings(peer), [])
 
-
     def test_who_is_not_read_from_is_not_silent(self) -> None:
         """Nobody knows what it says.  BP-104-X, design D6"""
         deaf, other = self.peer(trees=True), self.peer(trees=True)
