@@ -192,8 +192,8 @@ class Plumtree(FirstCopies):
         now = self._now()
         return [*effects, *self._tagged.peer_down(link, now), *self._shared.peer_down(link, now)]
 
-    def reconcile(self, peers: Mapping[PeerId, PeerMode]) -> list[Effect]:
-        """Make the sessions equal to those of the peer table, whatever went wrong before.
+    def reconcile(self, peers: Mapping[PeerId, tuple[PeerMode, bool]]) -> list[Effect]:
+        """Make the sessions equal to those of the peer table, with mode and who speaks first.
 
         Source: behaviour PLT-107-X.
         """
@@ -206,9 +206,9 @@ class Plumtree(FirstCopies):
         for peer in modes:
             if peer not in peers:
                 effects += self.peer_down(peer)
-        for peer, mode in peers.items():
+        for peer, (mode, is_first) in peers.items():
             if modes.get(peer) is not mode:
-                effects += self.peer_up(peer, mode)
+                effects += self.peer_up(peer, mode, speaks_first=is_first)
         return effects
 
     def rtt_updated(self, peer: PeerId, rtt_seconds: float, score: float) -> list[Effect]:

@@ -83,12 +83,14 @@ class MembershipTests(EngineCase):
         self.peer_up(A, B)
         self.peer_up(C, mode=CHIA)
         self.peer_up(D, mode=FLOOD)
-        effects = self.engine.reconcile({B: TREE, D: CHIA, E: TREE, F: FLOOD})
+        modes = {B: TREE, D: CHIA, E: TREE, F: FLOOD}
+        table = {peer: (mode, False) for peer, mode in modes.items()}
+        effects = self.engine.reconcile(table)
         self.assertEqual(effects, [Send((B,), GRAFT)])
         self.assert_roles({B}, {E})
         snapshot = self.engine.snapshot()
         self.assertEqual((snapshot.chia, snapshot.flood), ({D}, {F}))
-        self.assertEqual(self.engine.reconcile({B: TREE, D: CHIA, E: TREE, F: FLOOD}), [])
+        self.assertEqual(self.engine.reconcile(table), [])
 
 
 class PushTests(EngineCase):

@@ -224,7 +224,8 @@ class PlumtreeMachine(RuleBasedStateMachine):
     @rule(node=nodes)
     def reconcile(self, node: PeerId) -> None:
         """The table and the engine agree already."""
-        assert self.engines[node].reconcile(self.sessions[node]) == []
+        table = {peer: (mode, True) for peer, mode in self.sessions[node].items()}
+        assert self.engines[node].reconcile(table) == []
 
     # --- what must hold ---------------------------------------------------------------------
 

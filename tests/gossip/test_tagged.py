@@ -571,13 +571,23 @@ class HangingTests(TreesCase):
 
     def test_other_mode_is_another_session(self) -> None:
         """A peer that turns out not to have trees leaves them.  D5"""
+        table = {peer: (TREE if peer == A else TREES, True) for peer in (A, B, C, D)}
         self.assertEqual(
-            self.engine.reconcile({A: TREE, B: TREES, C: TREES, D: TREES})[:2],
+            self.engine.reconcile(table)[:2],
             [Send((B, C, D), NO_WAY), Send((B,), tree_graft())],
         )
         self.assert_eager(B)
         self.assertEqual(self.control(A, tree_graft()), [])
         self.assert_eager(B)
+
+
+    def test_session_that_was_missing_is_told_first_or_second(self) -> None:
+        """As both its ends have found out.  PLT-107-X, design D6"""
+        self.hang_on(A)
+        self.done(self.engine.reconcile({peer: (TREES, peer != E) for peer in (A, B, C, D, E)}))
+        self.received(A, tagged(M))
+        self.assertEqual(self.advance(0.05), [Send((B, C, D), tell(M))])
+        self.assertEqual(self.advance(0.25), [Send((E,), tell(M))])
 
 
 class ControlTests(TreesCase):
