@@ -580,7 +580,6 @@ class HangingTests(TreesCase):
         self.assertEqual(self.control(A, tree_graft()), [])
         self.assert_eager(B)
 
-
     def test_session_that_was_missing_is_told_first_or_second(self) -> None:
         """As both its ends have found out.  PLT-107-X, design D6"""
         self.hang_on(A)
