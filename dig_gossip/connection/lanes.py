@@ -229,7 +229,7 @@ class Lanes:
         depth = len(critical) + len(normal) + len(bulk)
         held = self._held
         if held[_CRITICAL] or held[_NORMAL] or held[_BULK] or self._delayed:
-            if held[lane] or self._delayed:
+            if held[lane]:
                 return False
             depth = len(self)
         size = len(message.data) + _HEAD_BYTES

@@ -305,6 +305,17 @@ class BudgetTests(LanesCase):
         lanes.offer(frame(BULK, 7, 70_000))
         self.assertEqual(take_small(lanes, 1000), [])
 
+    def test_answers_that_left_together_make_no_room_for_others(self) -> None:
+        """What nobody asked for keeps to its own bound.  BP-101-X"""
+        lanes = self.make()
+        for number in range(9):
+            lanes.offer(frame(BULK, number, 60_000), is_reply=True)
+        self.assertEqual(len(take_small(lanes, 1_000_000)), 9)
+        for number in range(2):
+            half = frame(BULK, number, MAX_QUEUED_BYTES // 2 - 6)
+            self.assertIs(lanes.offer(half), Offer.QUEUED)
+        self.assertIs(lanes.offer(frame(BULK)), Offer.OVERFLOW)
+
     def test_who_is_to_be_told_is_told(self) -> None:
         """A message that has somebody to call when it goes goes by itself.  design D9"""
         lanes = self.make()

@@ -105,6 +105,28 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual([len(take_small(queue, 1000)) for queue in queues], [2, 2, 2])
         self.assertEqual(budget.total, 0)
 
+    def test_sharing_keeps_to_the_limit(self) -> None:
+        """The first copy needs room; and once there is too much, no queue more.  BP-101-X"""
+        one, large = frame(BULK, 1), frame(CRITICAL, 2)
+        for spare, finds_room in ((-1, False), (0, True)):
+            budget = SendBudget(one.size + spare)
+            self.assertEqual(budget.share(one.message, one.size) is not None, finds_room)
+            self.assertEqual(budget.total, one.size * finds_room)
+        self.assertIsNotNone(budget.share(one.message, one.size))
+        budget.take(large)
+        self.assertIsNone(budget.share(one.message, one.size))
+
+    def test_what_has_gone_counts_again_when_it_comes_again(self) -> None:
+        """The same message, after it has waited for nobody.  D14"""
+        one = frame(BULK, 1)
+        budget = SendBudget(2000)
+        for _ in range(2):
+            shared = budget.share(one.message, one.size)
+            assert shared is not None
+            self.assertEqual(budget.total, one.size)
+            budget.give_back((shared,))
+            self.assertEqual(budget.total, 0)
+
     def test_room_at_the_limit(self) -> None:
         """The last byte may be used, and one more may not.  BP-101-X"""
         one = frame(BULK)
