@@ -27,6 +27,7 @@ open tree after tree                   64 trees a peer at once, then one in 5 s;
                                        one in use is not displaced
 claim to be near, to be used           its own round trip counts in any case; a peer that then
                                        sends nothing on is found out by announcements
+graft and prune, to renew trees        a tree for sixteen messages, however many links it loses
 raise alarms, lose the way to a root   a round of pings in ten seconds; one more link in the trees
                                        that hang on it
 send messages with tags nobody opened  they run in the shared tree once the table is full

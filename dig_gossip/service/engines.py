@@ -146,10 +146,10 @@ class Engines:
     def reconcile(self, sessions: Iterable[Session]) -> list[Event]:
         """Make the engines' peers those of the table, should they ever differ.  PLT-107-X"""
         by_peer = {session.peer_id: session for session in sessions}
-        modes = {
+        ends = {
             peer: (mode_of(session), speaks_first(session)) for peer, session in by_peer.items()
         }
-        events: list[Event] = [partial(self.plumtree.reconcile, modes)]
+        events: list[Event] = [partial(self.plumtree.reconcile, ends)]
         if self.erlay is not None:
             facts = {
                 peer: (mode_of(session), session.shares(Capability.DIG_ERLAY), session.is_outbound)
