@@ -37,20 +37,36 @@ class SeedServer:
     def __init__(self) -> None:
         self.names: dict[str, Behavior] = {}
         self.asked: list[tuple[str, str, str]] = []
-        quiet = DNSLogger(logf=lambda _line: None)
-        self._udp: Any = DNSServer(
-            self, address="127.0.0.1", port=0, logger=quiet, handler=_Handler
-        )
+        self._udp: Any
+        self._tcp: Any
+        self._udp, self._tcp = self._servers()
         self._port: int = self._udp.server.server_address[1]
-        self._tcp: Any = DNSServer(
-            self, address="127.0.0.1", port=self._port, tcp=True, logger=quiet, handler=_Handler
-        )
         self._threads = [
             Thread(target=server.server.serve_forever, args=(0.01,))
             for server in (self._udp, self._tcp)
         ]
         for thread in self._threads:
             thread.start()
+
+    def _servers(self) -> tuple[Any, Any]:
+        """One for UDP and one for TCP, on a port that is free for both."""
+        quiet = DNSLogger(logf=lambda _line: None)
+        taken = []  # kept until there is one, so that the system names another each time
+        try:
+            while True:
+                udp: Any = DNSServer(self, "127.0.0.1", 0, logger=quiet, handler=_Handler)
+                port = udp.server.server_address[1]
+                try:
+                    return udp, DNSServer(
+                        self, "127.0.0.1", port, tcp=True, logger=quiet, handler=_Handler
+                    )
+                except OSError:
+                    taken.append(udp)
+                    if len(taken) == 100:
+                        raise
+        finally:
+            for udp in taken:
+                udp.server.server_close()
 
     @property
     def address(self) -> PeerAddress:
