@@ -154,6 +154,7 @@ class DaskTests(SweepCase):
     def test_two_workers_do_what_one_process_does(self) -> None:
         """Same bytes, same order; failures named; a worker that dies fails its run.  design §6"""
         import dask
+        import distributed  # noqa: F401 - before the setting, whose end would take its defaults too
 
         with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
             address = self.cluster(2)
