@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
 from itertools import islice
 from operator import itemgetter
@@ -139,7 +139,7 @@ class Simulator:
         """Put an event on the calendar, behind those of the same time."""
         number = int(event[0] * _PAGES_A_SEC)
         if number <= self._page_number:
-            insort(self._page, event, self._done, key=_time_of)
+            insort(self._page, event, self._done, key=_time_of)  # behind the present one, too
             return
         page = self._pages.get(number)
         if page is None:
@@ -173,18 +173,17 @@ class Simulator:
         :returns: how many events there were.
         """
         alive, links, machines, timers = self.alive, self.links, self.machines, self._timers
-        perform, first = self.perform, self._done
+        perform, on_frame, first = self.perform, self.on_frame, self._done
         for event in islice(self._page, first, None):
             time, node, who, what = event
             if time > end:
                 break
             self.now = time
-            self._done += 1
             if node >= 0:
                 if not alive[node] or who not in links[node]:
                     continue
-                if self.on_frame is not None:
-                    self.on_frame(node, who, what)
+                if on_frame is not None:
+                    on_frame(node, who, what)
                 effects = machines[node].received(who, what)
                 if effects:
                     perform(node, effects)
@@ -197,6 +196,7 @@ class Simulator:
                         perform(who, effects)
             else:
                 what()
+        self._done = bisect_right(self._page, end, first, key=_time_of)
         return self._done - first
 
     # --- messages ---------------------------------------------------------------------------
@@ -230,26 +230,33 @@ class Simulator:
     def send(self, node: int, peers: tuple[PeerId, ...], message: Message) -> None:
         """Put a frame on links; those that are gone get none."""
         links = self.links[node]
-        size = len(message)
+        size, frames = len(message), len(peers)
         kind = self._kinds[message.type]
         count = self.traffic.current[kind]
-        count[0] += len(peers)
-        count[1] += len(peers) * size
+        count[0] += frames
+        count[1] += frames * size
         if kind == "payload":
-            self.payload_frames += len(peers)
+            self.payload_frames += frames
             carried = message if message.__class__ is Message else message.payload  # type: ignore[attr-defined]
             record = self.records.get(id(carried.data))
             if record is not None:
-                record.copies += len(peers)
+                record.copies += frames
         now = self.now
         if self.delays:
             now += self.delays.get(node, 0.0)
         plan = self._plan
         if self._is_simple:
+            pages, present = self._pages, self._page_number
             for peer in peers:
                 latency = links.get(peer)  # type: ignore[call-overload]
-                if latency is not None:
-                    plan((now + latency, peer, node, message))  # type: ignore[arg-type]
+                if latency is None:
+                    continue
+                arrival = now + latency
+                number = int(arrival * _PAGES_A_SEC)
+                if number > present and number in pages:  # nearly always: without a call
+                    pages[number].append((arrival, peer, node, message))  # type: ignore[arg-type]
+                else:
+                    plan((arrival, peer, node, message))  # type: ignore[arg-type]
             return
         uplink = self._uplinks[node] if self._uplinks is not None else 0.0
         time = (size + FRAMING_BYTES) / uplink if uplink else 0.0
