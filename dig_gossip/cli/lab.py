@@ -48,6 +48,11 @@ def add_verb(verbs: Any) -> None:  # Any: argparse's action for subparsers is pr
     )
     running.add_argument("--seeds", type=_seeds, default=[1], help="1-10, or 3,5,8 (default 1)")
     running.add_argument("--out", metavar="FOLDER", help="where to (default lab-results/NAME)")
+    running.add_argument(
+        "--keep",
+        action="store_true",
+        help="go on with what the folder has: only runs that it lacks, of the same scenario",
+    )
     running.add_argument("--workers", type=int, help="processes (default: one a core)")
     running.add_argument("--scheduler", metavar="ADDRESS", help="of Dask, tcp://host:8786")
     running.add_argument("--plain", action="store_true", help="lines instead of a progress bar")
@@ -122,6 +127,7 @@ def _show(options: argparse.Namespace) -> Iterable[str]:
 
 def _run(options: argparse.Namespace) -> Iterable[str]:
     from dig_gossip.lab.page import write_folder
+    from dig_gossip.lab.results import GrowingResults
     from dig_gossip.lab.sweep import sweep
     from dig_gossip.lab.tables import summary
 
@@ -130,18 +136,29 @@ def _run(options: argparse.Namespace) -> Iterable[str]:
     for protocol in protocols:
         _check_protocol(protocol)
     folder = options.out or os.path.join("lab-results", scenario.name)
-    with _shown(scenario.title, plain=options.plain) as progress:
-        outcome = sweep(
-            scenario,
-            protocols,
-            options.seeds,
-            workers=options.workers,
-            scheduler=options.scheduler,
-            progress=progress,
-        )
-    if outcome.results:
-        write_folder(folder, scenario.text, outcome.results)
-        yield summary(outcome.results).rstrip("\n")
+    results = GrowingResults(
+        folder, scenario.text, (*scenario.protocols, *protocols), keep=options.keep
+    )
+    before = len(results.present)
+    try:
+        with _shown(scenario.title, plain=options.plain) as progress:
+            outcome = sweep(
+                scenario,
+                protocols,
+                options.seeds,
+                workers=options.workers,
+                scheduler=options.scheduler,
+                progress=progress,
+                finished=results.add,
+                besides=results.present,
+            )
+    except KeyboardInterrupt:
+        if len(results.present) > before:
+            print(f"what is done is in {folder}; --keep goes on from there", file=sys.stderr)
+        raise
+    if runs := results.in_order():
+        write_folder(folder, scenario.text, runs)
+        yield summary(runs).rstrip("\n")
         yield f"results are in {folder}; open {os.path.join(folder, 'index.html')}"
     if outcome.failures:
         raise ValueError("; ".join(map(str, outcome.failures)))

@@ -174,6 +174,55 @@ def read_results(folder: str) -> Results:
     return Results(folder=folder, scenario_text=scenario_text, runs=tuple(runs))
 
 
+class GrowingResults:
+    """A folder that is written anew with each run that ends: whatever happens, those are kept.
+
+    Cost: a run more costs the writing of all of them.
+
+    :param protocols: in the order in which their runs are to be read; others come behind.
+    :param keep: go on with the runs that are there, if any are; else they are replaced when the
+        first of ours ends.
+    :raises DamagedResults: what is to be kept cannot be read.
+    :raises ValueError: it is of another scenario.
+    """
+
+    def __init__(
+        self, folder: str, scenario_text: str, protocols: Iterable[str], *, keep: bool
+    ) -> None:
+        self._folder = folder
+        self._scenario_text = scenario_text
+        self._protocols = list(protocols)
+        self._runs: dict[tuple[str, int], RunResult] = {}
+        if keep and os.path.exists(os.path.join(folder, RUNS_FILE)):
+            results = read_results(folder)
+            if results.scenario_text != scenario_text:
+                raise ValueError(
+                    f"{folder} has runs of another scenario, or of another state of it"
+                )
+            self._runs = {(run.protocol, run.seed): run for run in results.runs}
+
+    @property
+    def present(self) -> frozenset[tuple[str, int]]:
+        """Protocols and seeds that need not run."""
+        return frozenset(self._runs)
+
+    def add(self, run: RunResult) -> None:
+        """Take a run in, and write all.
+
+        :raises OSError: a file cannot be written.
+        :raises ValueError: it is a run of another scenario, or has a figure that is none.
+        """
+        self._runs[run.protocol, run.seed] = parse_run(run_line(run))  # as it will be read
+        write_results(self._folder, self._scenario_text, self.in_order())
+
+    def in_order(self) -> list[RunResult]:
+        """All runs, protocol by protocol, by seed within."""
+        order = {name: place for place, name in enumerate(self._protocols)}
+        for protocol, _ in self._runs:
+            order.setdefault(protocol, len(order))
+        return sorted(self._runs.values(), key=lambda run: (order[run.protocol], run.seed))
+
+
 def write_text(path: str, text: str) -> None:
     """Write a text file in one step, readable by everybody: results are made to be shown."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)

@@ -14,7 +14,7 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from queue import Empty
@@ -108,6 +108,8 @@ def sweep(
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    finished: Callable[[RunResult], None] | None = None,
+    besides: Collection[tuple[str, int]] = (),
     run: Run = simulate,
 ) -> Outcome:
     """Run every protocol with every seed.
@@ -117,19 +119,22 @@ def sweep(
     :param scheduler: address of a Dask scheduler, ``tcp://host:8786``, whose workers have this
         package installed; then ``workers`` has no meaning.
     :param progress: called now and then in this thread, and once at the end.
+    :param finished: called in this thread with each result, in the order in which they come.
+    :param besides: protocols and seeds that are left out.
     :param run: what a job is done with.
     :returns: results protocol by protocol, by seed within; whatever happened to single runs.
     :raises SchedulerUnreachable: see there.
-    Cancellation: an exception from ``progress``, or an interrupt, ends the processes that this
-    call has started, or cancels what is with the scheduler, and passes through.
+    Cancellation: an exception from ``progress`` or ``finished``, or an interrupt, ends the
+    processes that this call has started, or cancels what is with the scheduler, and passes through.
     """
     listed = list(dict.fromkeys(seeds))
     jobs = [
         Job(scenario=scenario, protocol=protocol, seed=seed)
         for protocol in dict.fromkeys(protocols)
         for seed in listed
+        if (protocol, seed) not in besides
     ]
-    tally = _Tally(len(jobs), progress)
+    tally = _Tally(len(jobs), progress, finished)
     if scheduler is not None:
         _on_dask(jobs, run, scheduler, tally)
     else:
@@ -153,9 +158,15 @@ def available_cores() -> int:
 class _Tally:
     """Collects what jobs came to, and says how far they are."""
 
-    def __init__(self, total: int, progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        total: int,
+        progress: Callable[[Progress], None] | None,
+        finished: Callable[[RunResult], None] | None,
+    ) -> None:
         self._total = total
         self._progress = progress
+        self._finished = finished
         self._parts: dict[int, float] = {}
         self._ended: dict[int, RunResult | Failure] = {}
         self._failed = 0
@@ -178,7 +189,10 @@ class _Tally:
         """A job is over."""
         self._parts.pop(index, None)
         self._ended[index] = result
-        self._failed += isinstance(result, Failure)
+        if isinstance(result, Failure):
+            self._failed += 1
+        elif self._finished is not None:
+            self._finished(result)
         self.report()
 
     def report(self) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.cli.main import main
+from dig_gossip.lab.results import GrowingResults
 from dig_gossip.lab.scenario import shipped_names
+from dig_gossip.lab.values import RunResult
 
 SMALL = 'protocols = ["flood"]\n[overlay]\nnodes = 10\nlinks = 2\n[[phase]]\nmessages = 3\n'
 
@@ -44,6 +46,43 @@ class LabTests(SynchronousTestCase):
         a, b = [(Path(folder) / "runs.jsonl").read_bytes() for folder in folders]
         self.assertEqual(a, b)
         self.assertEqual(self.call("compare", *folders)[0], 0)
+
+    def test_kept_runs_are_not_done_again(self) -> None:
+        """An interrupted run is gone on with, and ends as one that was not.  design D1"""
+        path = Path(self.mktemp() + ".toml")
+        path.write_text(SMALL)
+        whole, parts = self.mktemp(), self.mktemp()
+        run = ("run", str(path), "--workers", "1", "--plain", "--seeds", "1-3", "--out")
+        self.assertEqual(self.call(*run, whole)[0], 0)
+
+        add = GrowingResults.add
+
+        def add_and_stop(results: GrowingResults, result: RunResult) -> None:
+            add(results, result)
+            raise KeyboardInterrupt
+
+        with self.subTest("interrupted"):
+            self.patch(GrowingResults, "add", add_and_stop)
+            status, out, err = self.call(*run, parts)
+            self.assertEqual((status, out), (130, ""))
+            self.assertIn(f"what is done is in {parts}; --keep goes on from there", err)
+            self.patch(GrowingResults, "add", add)
+        with self.subTest("gone on with"):
+            status, _, err = self.call(*run, parts, "--keep")
+            self.assertEqual(status, 0)
+            self.assertIn("2 of 2 runs", err)
+        with self.subTest("nothing left to do"):
+            self.assertEqual(self.call(*run, parts, "--keep"), self.call(*run, parts, "--keep"))
+        for name in ("runs.jsonl", "scenario.toml", "summary.txt", "index.html"):
+            a, b = [(Path(folder) / name).read_text() for folder in (whole, parts)]
+            self.assertEqual(a, b.replace(parts, whole), name)
+        with self.subTest("another scenario"):
+            path.write_text(SMALL.replace("10", "12"))
+            status, out, err = self.call(*run, parts, "--keep")
+            self.assertEqual((status, out), (1, ""))
+            self.assertIn(f"{parts} has runs of another scenario", err)
+        with self.subTest("replaced"):
+            self.assertEqual(self.call(*run, parts)[0], 0)
 
     def test_mistakes_end_with_a_line(self) -> None:
         """Not with a traceback.  design §4"""

@@ -17,6 +17,7 @@ from dig_gossip.lab.results import (
     RUNS_FILE,
     SCENARIO_FILE,
     DamagedResults,
+    GrowingResults,
     parse_run,
     read_results,
     run_line,
@@ -179,6 +180,44 @@ class FolderTests(SynchronousTestCase):
                 write_results(str(self.folder), SCENARIO, runs)
             self.assertIn(reason, str(caught.exception))
         self.assertFalse(self.folder.exists())
+
+    def test_growing_folder_can_be_read_after_each_run(self) -> None:
+        """In the order of the protocols and seeds, whichever order they came in.  design §6"""
+        names = ["gossipsub-1.1", "flood"]
+        growing = GrowingResults(str(self.folder), SCENARIO, names, keep=True)
+        for count, run in enumerate(reversed(self.runs), start=1):
+            growing.add(run)
+            read = read_results(str(self.folder)).runs
+            self.assertEqual((len(read), list(read)), (count, growing.in_order()))
+        again = GrowingResults(str(self.folder), SCENARIO, names, keep=True)
+        self.assertEqual(again.present, {(run.protocol, run.seed) for run in self.runs})
+        self.assertEqual(again.in_order(), growing.in_order())
+        self.assertEqual(
+            [(run.protocol, run.seed) for run in again.in_order()][:5],
+            [
+                ("gossipsub-1.1", 1),
+                ("gossipsub-1.1", 2),
+                ("flood", 1),
+                ("flood", 2),
+                ("announce", 1),
+            ],
+        )
+
+    def test_growing_folder_keeps_or_replaces(self) -> None:
+        """Of the same text only; what is not kept is there until the first run ends.  design §6"""
+        self.write()
+        with self.assertRaises(ValueError) as caught:
+            GrowingResults(str(self.folder), SCENARIO + "\n", [], keep=True)
+        self.assertIn("runs of another scenario", str(caught.exception))
+        anew = GrowingResults(str(self.folder), SCENARIO, [], keep=False)
+        self.assertEqual((anew.present, anew.in_order()), (frozenset(), []))
+        self.assertEqual(len(read_results(str(self.folder)).runs), len(self.runs))
+        anew.add(self.runs[0])
+        self.assertEqual(len(read_results(str(self.folder)).runs), 1)
+        (self.folder / RUNS_FILE).write_text("")
+        self.assertRaises(
+            DamagedResults, GrowingResults, str(self.folder), SCENARIO, [], keep=True
+        )  # fmt: skip
 
     def test_what_is_missing_is_named(self) -> None:
         """A folder, then each of its files.  design D14"""

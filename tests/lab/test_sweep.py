@@ -18,6 +18,7 @@ from dig_gossip.lab.sweep import (
     available_cores,
     sweep,
 )
+from dig_gossip.lab.values import RunResult
 from tests.lab.sweep_jobs import job
 
 TINY = (
@@ -117,6 +118,21 @@ class LocalTests(SweepCase):
             with self.assertRaises(Stopped):
                 sweep(scenario(), [protocol], [1, 2, 3], workers=workers, run=job, progress=stop)
             self.assertEqual(multiprocessing.active_children(), [])
+
+    def test_results_come_one_by_one_and_some_need_not(self) -> None:
+        """Each when it ends, failures not; what is there is left out.  design §6"""
+        for workers in (1, 2):
+            came: list[RunResult] = []
+            self.progress.clear()
+            outcome = sweep(
+                scenario(), ["raises", "plumtree"], [1, 2, 3], workers=workers, run=job,
+                finished=came.append,
+                besides={("plumtree", 2), ("raises", 1)}, progress=self.progress.append,
+            )  # fmt: skip
+            self.assertEqual([run.seed for run in outcome.results], [3, 1, 3])
+            self.assertEqual(sorted(run.seed for run in came), [1, 3, 3])
+            self.assertEqual([failure.seed for failure in outcome.failures], [2])
+            self.check_progress(4)
 
     def test_no_jobs_are_no_work(self) -> None:
         """Neither protocols nor seeds.  design §6"""
