@@ -63,6 +63,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "connection.ban_file",
+                "connection.cast",
                 "connection.dialer",
                 "connection.endpoints",
                 "connection.fast_frames",

@@ -348,7 +348,7 @@ class Session:
         # The hot path has no if for it.
         self.send = successor.send  # type: ignore[method-assign]
         self.post = successor.post
-        for frame in self._writer.lanes.surrender():
+        for frame in self._writer.surrender():
             successor.send(frame, is_reply=True)  # it was taken once: it is not dropped now
         if self._pulse is not None:
             self._pulse.cancel()

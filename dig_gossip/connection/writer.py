@@ -30,7 +30,7 @@ Source: behaviour §20, §21; design D9, §5; style §5.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IPushProducer, ITransport
@@ -48,12 +48,12 @@ from dig_gossip.wire.opcodes import DigMessageType
 
 RUN_BYTES: Final = 32_768
 _DRAINED_RUN_BYTES: Final = 40_000  # of what waited: two chunks, or more than this
-_FLOWING_RUN_BYTES: Final = 66_000  # while the transport takes everything: three chunks
+FLOWING_RUN_BYTES: Final = 66_000  # while the transport takes everything: three chunks
 _FLOWING_BYTES: Final = 524_288  # of which it has taken so much without pausing us
 MAX_DRAINED_BYTES: Final = 1_048_576
 
 #: Data of fewer bytes certainly makes a message that fits into a run, and is never cut.
-_SMALL_BYTES: Final = LONG_FRAME_BYTES - 8
+SMALL_BYTES: Final = LONG_FRAME_BYTES - 8
 
 _CHUNK: Final = int(DigMessageType.MESSAGE_CHUNK)
 _NORMAL_DELAY_SECS = NORMAL_DELAY_FLUSH_INTERVAL_MS / 1000
@@ -69,6 +69,15 @@ class WriterOwner(Protocol):
     def send_pong(self, payload: bytes) -> None: ...
 
 
+class Collection(Protocol):
+    """What this writer is to send together with others, see :mod:`~dig_gossip.connection.cast`."""
+
+    @property
+    def pending(self) -> tuple[int, int]: ...
+    def spill(self) -> None: ...
+    def end(self) -> None: ...
+
+
 @implementer(IPushProducer)
 class Writer:
     """Queue of one connection; a streaming producer for its transport.
@@ -81,11 +90,14 @@ class Writer:
     __slots__ = (
         "_as_client",
         "_budget",
+        "_bytes_sent",
+        "_cast",
         "_clock",
         "_flowed",
         "_in_turn",
         "_is_clear",
         "_memory",
+        "_messages_sent",
         "_open",
         "_overflowed",
         "_owner",
@@ -96,9 +108,7 @@ class Writer:
         "_run",
         "_run_bytes",
         "_turn",
-        "bytes_sent",
         "lanes",
-        "messages_sent",
     )
 
     def __init__(
@@ -111,8 +121,8 @@ class Writer:
     ) -> None:
         self.lanes = Lanes(now=clock.monotonic)
         self.lanes.memory = self._memory = memory
-        self.messages_sent = 0
-        self.bytes_sent = 0
+        self._messages_sent = 0
+        self._bytes_sent = 0
         self._owner = owner
         self._as_client = as_client
         self._clock = clock
@@ -123,6 +133,7 @@ class Writer:
         self._retry: Timer | None = None
         self._overflowed: Callable[[], None] | None = None
         self._run = new_run(as_client)
+        self._cast: Collection | None = None
         self._turn = Turn.of(clock.reactor)
         self._in_turn = False
         self._rests = False  # it has written its share of this turn
@@ -140,6 +151,16 @@ class Writer:
     def is_open(self) -> bool:
         """Whether messages are accepted."""
         return self._open
+
+    @property
+    def messages_sent(self) -> int:
+        """How many messages were sent."""
+        return self._messages_sent + (self._cast.pending[0] if self._cast is not None else 0)
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many serialized bytes were sent."""
+        return self._bytes_sent + (self._cast.pending[1] if self._cast is not None else 0)
 
     @property
     def queued_messages(self) -> int:
@@ -175,6 +196,8 @@ class Writer:
 
         What was sent already, in the run of this turn, still goes.
         """
+        if self._cast is not None:
+            self._cast.end()
         if self._open:
             self.flush()
         self._open = self._is_clear = False
@@ -198,6 +221,8 @@ class Writer:
         :param is_reply: it answers the peer, so that backpressure never drops it.
         :returns: what became of it; true if it was sent or will be.
         """
+        if self._cast is not None:
+            self._cast.spill()
         if frame.written is None and self._is_clear and self.post(frame.message):
             return Offer.SENT
         if not self._open:
@@ -221,12 +246,14 @@ class Writer:
 
         :returns: whether it was sent or will be; if not, :meth:`send` says what becomes of it.
         """
+        if self._cast is not None:
+            self._cast.spill()
         size = len(message.data)
-        if not self._is_clear or size >= _SMALL_BYTES:
+        if not self._is_clear or size >= SMALL_BYTES:
             return (
                 self._paused
                 and self._open
-                and size < _SMALL_BYTES
+                and size < SMALL_BYTES
                 and message.id is None
                 and (self._budget is None or self._budget.can_ever(message.type, size))
                 and self.lanes.take_in(message)
@@ -234,8 +261,8 @@ class Writer:
         budget = self._budget
         if budget is not None and not budget.spend(message.type, size):
             return False
-        self.messages_sent += 1
-        self.bytes_sent += size + (6 if message.id is None else 8)
+        self._messages_sent += 1
+        self._bytes_sent += size + (6 if message.id is None else 8)
         run = self._run
         run.add(message)
         if not self._in_turn:
@@ -245,6 +272,58 @@ class Writer:
         elif run.size >= self._run_bytes:
             self.flush()
         return True
+
+    # -- what it sends together with others
+
+    @property
+    def may_join(self) -> bool:
+        """Whether small messages may be collected for it until the turn is over."""
+        return self._is_clear and self._in_turn and self._budget is None
+
+    @property
+    def room(self) -> int:
+        """Bytes of frames until the run should leave."""
+        return self._run_bytes - self._run.size
+
+    def join(self, cast: Collection) -> None:
+        """What ``cast`` collects goes before everything that is sent from now on."""
+        if self._cast is not None:
+            self._cast.end()
+        self._cast = cast
+
+    def leave(self, cast: Collection) -> None:
+        """Undo :meth:`join`."""
+        if self._cast is cast:
+            self._cast = None
+
+    def post_all(self, messages: Sequence[Message], octets: int) -> bool:
+        """Put small messages into the run, if nothing is in their way.
+
+        The run may then be full: see :meth:`flush_full`.
+
+        :param octets: their serialized bytes.
+        """
+        if not self._is_clear:
+            return False
+        self._messages_sent += len(messages)
+        self._bytes_sent += octets
+        add = self._run.add
+        for message in messages:
+            add(message)
+        return True
+
+    def flush_full(self) -> None:
+        """Write the run, if it should leave."""
+        if self._run.size >= self._run_bytes:
+            self.flush()
+
+    def surrender(self) -> list[OutboundFrame]:
+        """Give up what waits, for another writer."""
+        if self._cast is not None:
+            self._cast.end()
+        return self.lanes.surrender()
+
+    # -- the end
 
     def give_up(self) -> None:
         """Forget what waits, and say so, once: the peer reads too little of it."""
@@ -269,15 +348,19 @@ class Writer:
 
     def flush(self) -> None:
         """Hand what is sent and not written yet to the transport."""
+        if self._cast is not None:
+            self._cast.spill()
         if self._run.size:
             self._flowed += self._run.size
             if self._flowed >= _FLOWING_BYTES:
-                self._run_bytes = _FLOWING_RUN_BYTES
+                self._run_bytes = FLOWING_RUN_BYTES
             self._write_out(self._run.take())
 
     def turn_over(self) -> None:
         """For :class:`~dig_gossip.util.turn.Turn`."""
         self._in_turn = self._rests = False
+        if self._cast is not None:
+            self._cast.end()
         if not self._paused:
             self._drain()
 
@@ -293,6 +376,8 @@ class Writer:
         self._drain()
 
     def stopProducing(self) -> None:
+        if self._cast is not None:
+            self._cast.end()
         self._run.clear()  # there is nowhere to go
         self.close()
 
@@ -302,8 +387,8 @@ class Writer:
         self._is_clear = self._open and not self._paused and not len(self.lanes)
 
     def _write(self, frame: OutboundFrame) -> None:
-        self.messages_sent += 1
-        self.bytes_sent += frame.size
+        self._messages_sent += 1
+        self._bytes_sent += frame.size
         if frame.written is not None:
             frame.written()
         if frame.size < LONG_FRAME_BYTES:
@@ -354,8 +439,8 @@ class Writer:
                 count, octets = self.lanes.take_chunks(run, room)
             if not count:
                 count, octets = self.lanes.take_small(run, room - run.size)
-            self.messages_sent += count
-            self.bytes_sent += octets
+            self._messages_sent += count
+            self._bytes_sent += octets
             left -= octets
             if not count:
                 frame = self.lanes.take()

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 
 from twisted.logger import Logger
 
-from dig_gossip.connection.lanes import Offer
+from dig_gossip.connection.cast import Cast
 from dig_gossip.connection.peers import Peers
 from dig_gossip.connection.rate_table import send_rows
 from dig_gossip.connection.session import Session
@@ -106,6 +106,7 @@ class Router:
         self.dandelion = self.engines.dandelion
         self.erlay = self.engines.erlay
         self.counters: Counter[str] = Counter()
+        self._send = Cast(peers.table.get, self.counters).send
         self.watchers: list[SessionWatcher] = []
         self._config = config
         self._peers = peers
@@ -516,24 +517,6 @@ class Router:
         assert self.compact is not None
         sends = self.compact.outbound(peers, message)
         return sum(self._send(send.peers, send.message) for send in sends)
-
-    def _send(self, peers: Iterable[PeerId], message: Message) -> int:
-        session_of = self._peers.table.get
-        frame: OutboundFrame | None = None
-        accepted = 0
-        for peer in peers:
-            session = session_of(peer)
-            if session is not None and session.post(message):
-                accepted += 1  # nearly always: nothing was in its way
-                continue
-            if frame is None:
-                frame = OutboundFrame(message)
-            offer = Offer.CLOSED if session is None else session.send(frame)
-            if offer:
-                accepted += 1
-            elif offer is Offer.CLOSED:  # the session counts everything else
-                self.counters["unreachable"] += 1
-        return accepted
 
     def _clear_timer(self, key: TimerKey) -> None:
         timer = self._timers.pop(key, None)

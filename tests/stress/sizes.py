@@ -12,7 +12,9 @@ from itertools import islice
 from typing import Any
 
 from dig_gossip import constants as c
+from dig_gossip.connection.cast import FRAME_BYTES
 from dig_gossip.connection.lanes import MAX_HELD, MAX_REMEMBERED_TRANSACTIONS
+from dig_gossip.connection.writer import FLOWING_RUN_BYTES
 from dig_gossip.gossip.fetching import MAX_FORESTALLED
 from dig_gossip.gossip.tagged import MAX_TREES
 from dig_gossip.gossip.tagged_announcements import MAX_LOG
@@ -97,6 +99,7 @@ def caps(config: GossipConfig) -> Sizes:
         "_Ledger._charged": c.MAX_REPUTATIONS,
         "_Ledger._banned": c.MAX_REPUTATIONS,
         "DialBackoff._records": c.MAX_DIAL_RECORDS,
+        "Cast._messages": FLOWING_RUN_BYTES // FRAME_BYTES,
         "Lanes._transactions": MAX_REMEMBERED_TRANSACTIONS,
         "Lanes._lanes[]": c.MAX_QUEUED_MESSAGES,
         "Lanes._delayed": c.MAX_QUEUED_MESSAGES,
