@@ -254,3 +254,40 @@ class ValidatorTests(NetworkCase):
         self.assertEqual(len(receiver), 0)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(self.peer_ids(other), {bytes(one.peer_id), bytes(_third.peer_id)})
+
+
+class OneTurnTests(NetworkCase):
+    """Much that is sent within one turn of the reactor."""
+
+    def test_what_goes_to_all_and_what_goes_to_one_keep_their_order(self) -> None:
+        """At every peer, over whole sessions.  PRI-003, design §5"""
+        origin, *others = self.nodes(
+            4,
+            gossip_fanout=8,
+            peer_options=PeerOptions(enforce_rate_limits=False),
+            plumtree=PlumtreeConfig(tagged_trees=False),
+        )
+        for other in others:
+            self.connect(origin, other)
+        inbound = [other.handle.inbound_receiver() for other in others]
+        self.network.run(origin.handle.broadcast(Message(200, None, b"warm")))
+        expected: list[list[bytes]] = [[b"warm"] for _ in others]
+        before = self.network.run(origin.handle.stats()).messages_sent
+        for number in range(90):
+            data = number.to_bytes(2, "big")
+            if number % 20 == 19:  # to one of them only, and in between something large
+                which = number // 20 % len(others)
+                expected[which].append(data)
+                handled(origin.handle.send_to(others[which].peer_id, Message(206, None, data)))
+                continue
+            data += bytes(100_000 if number % 30 == 29 else 500)
+            for each in expected:
+                each.append(data)
+            sent = origin.handle.broadcast(Message(200, None, data))
+            self.assertEqual(self.successResultOf(sent), len(others))
+        after = self.network.run(origin.handle.stats()).messages_sent
+        self.assertEqual(after - before, sum(map(len, expected)) - len(others))
+        self.network.advance(5)
+        for each, subscription in zip(expected, inbound, strict=True):
+            got = [self.network.run(subscription.get())[1].data for _ in each]
+            self.assertEqual(got, each)
