@@ -9,9 +9,10 @@ sessions, sends them here together::
                                            the turn is over, or before anything else goes to one
                                            of these sessions
 
-So every session gets the same bytes in the same order as if each message had been posted to it,
-and a run is as long at most. Only sessions without rate budgets take part, and only while nothing
-waits for them; for one that has been paused meanwhile the messages go through its lanes.
+So every session gets the same messages in the same order as if each had been posted to it, and a
+run is as long at most. Only sessions without rate budgets take part, and only while nothing waits
+for them. For one that has been paused meanwhile the messages wait in its lanes, and go with them
+should it be closed.
 
 Source: design §5.
 """
