@@ -11,8 +11,10 @@ thrown away::
 The first message of a reactor turn leaves at once, for the sake of latency; what else is sent in
 that turn is a run of frames that leaves together when the turn is over, or as soon as it has
 ``RUN_BYTES``, for the sake of speed: one write, one encryption, one system call for hundreds of
-messages. A message in the run counts as sent: nothing overtakes it. Runs are twice as long while
-the transport takes everything at once, because then nothing of them waits anywhere.
+messages. What several connections are to get alike may be collected until then, see
+:mod:`~dig_gossip.connection.cast`. A message in the run counts as sent: nothing overtakes it. Runs
+are twice as long while the transport takes everything at once, because then nothing of them waits
+anywhere.
 
 Invariants: nothing is written while paused, except one close frame and what the run holds before
 it; a message never overtakes another of its lane; the lanes hold at most ``MAX_QUEUED_MESSAGES``
