@@ -87,13 +87,14 @@ class Cast:
         :returns: how many sessions took it.
         """
         if peers is self._peers and len(message.data) < SMALL_BYTES:
+            count = len(self._members)  # before writing, which may end all this
             size = len(message.data) + (6 if message.id is None else 8)
             self._messages.append(message)
             self._octets += size
             self._room -= size + FRAME_BYTES
             if self._room <= 0:
                 self.spill()
-            return len(self._members)
+            return count
         session_of = self._session_of
         frame: OutboundFrame | None = None
         accepted = 0
