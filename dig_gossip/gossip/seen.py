@@ -53,7 +53,7 @@ class Sighting:
         verdict or announcements of it may be due; otherwise None.
     :ivar links: number of the latest link when the message was last broadcast here; links with
         a higher number joined later.
-    :ivar is_late: others announced it before it came, so that the tree is torn somewhere.
+    :ivar is_late: we had to ask for it, so that the tree is torn somewhere.
     :ivar tag: of the tree in which it runs; None for the shared one.
     """
 

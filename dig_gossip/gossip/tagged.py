@@ -49,6 +49,7 @@ from dig_gossip.gossip.link import Link, Pull
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.silence import ALARM_AT, TREE_PING_TIMER, Silence
 from dig_gossip.gossip.tagged_announcements import TREE_ANNOUNCE_TIMER, TaggedAnnouncements
+from dig_gossip.gossip.tagged_openings import MAX_TREES, OPEN_BELOW, Allowance, Openings
 from dig_gossip.gossip.tagged_tree import TaggedTree, prune
 from dig_gossip.gossip.tree import Tree
 from dig_gossip.gossip.values import PlumtreeCounters
@@ -80,40 +81,16 @@ _new = tuple.__new__
 
 _FARTHEST: Final = MAX_DISTANCE_MS / 1000
 
-MAX_TREES: Final = 64
 MIN_LINKS: Final = 3  # with fewer the shared tree is as short
 SETTLE_SECS: Final = 2.0  # from its opening until we send along a tree
 OPEN_DELAY_SECS: Final = 5.0  # the race is not to run behind the messages that were sent with it
 LIFETIME_SECS: Final = 600.0  # then its root opens a new one, if it is used
 IDLE_SECS: Final = 60.0  # unused for so long, it may be displaced
-MESSAGES_A_TREE: Final = 16  # an opening costs about as much as a message
-MAX_CREDIT: Final = 8.0
-OPENINGS_A_LINK: Final = float(MAX_TREES)
-OPENING_REFILL_SECS: Final = 5.0
 PATIENCE_AFTER_ALARM: Final = 0.25  # of timer 1: others had to fetch it, too
 OFTEN_SECS: Final = 30.0  # two messages of our own within this time are worth a tree
 FAR_SECS: Final = 0.06  # a root farther than this is worth a tree, however rarely we send
 LOST_INTERVAL_SECS: Final = 10.0  # between two times that we say of a tree that its root is lost
 UNKNOWN_DELAY_SECS: Final = 0.05  # of a link whose round trip nobody has measured
-
-
-class _Allowance:
-    """How many new trees a peer may still tell of."""
-
-    __slots__ = ("_at", "_left")
-
-    def __init__(self, now: float) -> None:
-        self._left = OPENINGS_A_LINK
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Use one up, if there is one."""
-        self._left = min(OPENINGS_A_LINK, self._left + (now - self._at) / OPENING_REFILL_SECS)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class TaggedTrees:
@@ -148,13 +125,12 @@ class TaggedTrees:
         #: what was announced and is not here, by short hash; every message costs a look
         self.missing = self._fetching.missing
         #: peers of capability 207
-        self.peers: dict[PeerId, _Allowance] = {}
+        self.peers: dict[PeerId, Allowance] = {}
         self._trees: dict[int, TaggedTree] = {}
         self._root: TaggedTree | None = None
-        self._credit = 1.0
+        self._openings = Openings()
         self._sent_at = -math.inf
         self._lifetime = LIFETIME_SECS
-        self._will_open = False
         self._silence = Silence(self.peers, self._delay, counters)
         #: ``heard(peer)``: something came from a peer
         self.heard = self._silence.heard
@@ -188,7 +164,7 @@ class TaggedTrees:
 
         Its round trip is measured at once: how far a root is, is the sum of round trips.
         """
-        self.peers[peer] = _Allowance(now)
+        self.peers[peer] = Allowance(now)
         self._announcements.join(peer, speaks_first=speaks_first)
         return [Ping(peer)]
 
@@ -286,9 +262,10 @@ class TaggedTrees:
                 best, nearest = tree, tree.distance
         root = self._root  # a tree that has lost all its links is none any more
         is_root = root is not None and (root.eager or now - root.opened_at < SETTLE_SECS)
-        wishes = not is_root and (often or nearest > FAR_SECS) and self._credit >= 1
-        if wishes and not self._will_open:
-            self._will_open = True
+        if self._openings.is_wished:
+            self._openings.sent()
+        elif not is_root and (often or nearest > FAR_SECS) and self._openings.are_earned:
+            self._openings.wish()
             effects.append(SetTimer(TREE_OPEN_TIMER, OPEN_DELAY_SECS))
         return None if best is None else best.tag
 
@@ -313,7 +290,7 @@ class TaggedTrees:
 
         :param pull: it answers this pull of ours.
         :param aware: gets those who announced it.
-        :returns: effects, and whether others had announced it before.
+        :returns: effects, and whether we had to ask for it: the tree is torn somewhere.
         """
         tree = self._trees.get(tag)
         peer = link.peer
@@ -328,15 +305,16 @@ class TaggedTrees:
             self._fetching.on_time(now)
             return [], False
         aware.update(missing.announced_at)
+        had_to_ask = missing.asked is not None
         if tree is None:
-            return [], True
+            return [], had_to_ask
         effects = self._fetching.arrived(
             missing, tree, link, now, was_eager=was_eager, is_answer=pull is not None
         )
         if pull is not None and tree.parent != link.peer:
             tree.parent = link.peer
             effects += self._silence.look_around(now)
-        return effects, True
+        return effects, had_to_ask
 
     def came_elsewhere(self, digest: bytes, aware: set[PeerId] | None = None) -> None:
         """Stop looking for a message that came otherwise.
@@ -368,8 +346,7 @@ class TaggedTrees:
         """
         tree.used_at = now
         tree.sampler.messages_seen(1, now)
-        credit = self._credit + 1 / MESSAGES_A_TREE
-        self._credit = MAX_CREDIT if credit > MAX_CREDIT else credit
+        self._openings.seen()
         peers = tree.unaware(aware)
         if peers:
             self._counters.pushed += len(peers)
@@ -389,7 +366,7 @@ class TaggedTrees:
 
     def passed(self, count: int) -> None:
         """Messages have come in the shared tree; they earn a tree as others do."""
-        self._credit = min(MAX_CREDIT, self._credit + count / MESSAGES_A_TREE)
+        self._openings.seen(count)
 
     def duplicate(self, link: Link, tag: int, digest: bytes, now: float) -> list[Effect]:
         """Take in a second copy: one eager link too many in this tree."""
@@ -433,7 +410,7 @@ class TaggedTrees:
             effects = self._announcements.timer_fired(now)
             return effects + self._silence.ping(self._announcements.mute, now)
         if key == TREE_OPEN_TIMER:
-            return self._open(now)
+            return self._open(now) if self._openings.is_granted(self._rng) else []
         if key == TREE_PING_TIMER:
             return self._pongs_due(now)
         effects = self._fetching.timer_fired(now)
@@ -519,20 +496,19 @@ class TaggedTrees:
         tree = self._learn(link.peer, body.tag, distance, now)
         if tree is None:
             return []
-        self._credit = max(0.0, self._credit - 1)
+        self._openings.opened()
         self._counters.trees_joined += 1
         tree.offers[link.peer] = body.distance_ms / 1000
         return [*tree.graft(link), *self._tell_of(tree, distance, besides=link.peer)]
 
     def _open(self, now: float) -> list[Effect]:
-        self._will_open = False
-        if self._credit < 1 or not self.are_used or not self._has_room(now):
+        if not (self._openings.are_earned and self.are_used and self._has_room(now, OPEN_BELOW)):
             return []
         tag = self._rng.randrange(1, MAX_TAG + 1)
         if tag in self._trees:
             return []  # the next wish draws another one
-        self._make_room()
-        self._credit -= 1
+        self._make_room(OPEN_BELOW)
+        self._openings.opened()
         self._lifetime = LIFETIME_SECS
         self._counters.trees_opened += 1
         root = self._root = self._trees[tag] = TaggedTree(tag, 0.0, now, self._counters)
@@ -555,21 +531,21 @@ class TaggedTrees:
     ) -> TaggedTree | None:
         """Take a tree into the table, with its first link, if both limits allow."""
         allowance = self.peers.get(peer)
-        if allowance is None or not self._has_room(now) or not allowance.take(now):
+        if allowance is None or not self._has_room(now, MAX_TREES) or not allowance.take(now):
             self._counters.trees_refused += 1
             return None
-        self._make_room()
+        self._make_room(MAX_TREES)
         tree = self._trees[tag] = TaggedTree(tag, distance, now, self._counters)
         tree.add(peer)
         tree.parent = peer
         return tree
 
-    def _has_room(self, now: float) -> bool:
-        """Whether there is room for one more tree, or :meth:`_make_room` makes some."""
-        return len(self._trees) < MAX_TREES or now - self._oldest().used_at >= IDLE_SECS
+    def _has_room(self, now: float, most: int) -> bool:
+        """Whether there are fewer than ``most`` trees, or :meth:`_make_room` may take one out."""
+        return len(self._trees) < most or now - self._oldest().used_at >= IDLE_SECS
 
-    def _make_room(self) -> None:
-        if len(self._trees) >= MAX_TREES:
+    def _make_room(self, most: int) -> None:
+        if len(self._trees) >= most:
             oldest = self._oldest()
             del self._trees[oldest.tag]
             if oldest is self._root:

@@ -104,7 +104,7 @@ class TaggedAnnouncements:
     def add(self, short: bytes, sighting: Sighting, aware: set[PeerId], now: float) -> list[Effect]:
         """Take up a message that was just pushed along its tree.
 
-        One that was late here is likely to be late with others: they are told at once.
+        One that we had to ask for is likely to be late with others: they are told at once.
 
         :param aware: peers never to be told, the pushed ones among them; ``sighting.aware`` while
             the message is in the log, so that whoever turns out to have it can be added.
@@ -139,7 +139,7 @@ class TaggedAnnouncements:
         return [*effects, *told, *self._arm(now)]
 
     def _tell_all(self, short: bytes, aware: set[PeerId]) -> list[Effect]:
-        """Tell everybody at once of a message that was late, and that it was."""
+        """Tell everybody at once of a message that we had to ask for, and that we had to."""
         peers = tuple([peer for peer in (*self._first, *self._second) if peer not in aware])
         if not peers:
             return []

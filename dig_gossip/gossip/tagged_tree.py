@@ -103,6 +103,8 @@ class TaggedTree:
     def forget(self, peer: PeerId) -> None:
         """A session has ended."""
         self.drop(peer)
+        if self.parent == peer:
+            self.parent = None
         self.offers.pop(peer, None)
         self._pruned_at.pop(peer, None)
 

@@ -13,7 +13,7 @@ _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _DEVIATIONS: Final = 4
 _PEAK_MARGIN: Final = 1.25
-_PEAK_WINDOW_SECS: Final = 30.0  # the largest gap of one to two windows counts; a window has
+_PEAK_WINDOW_SECS: Final = 20.0  # the largest gap of one to two windows counts; a window has
 _PEAK_WINDOW_SAMPLES: Final = 64  # at least so many samples
 _GROWTH: Final = 1.25  # a gap counts as at most so many times the present timer
 GRAFT_MARGIN_SECS: Final = 0.05  # an announcer's own work, added to the round trips
@@ -24,8 +24,8 @@ class GraftTimers:
 
     Timer 1 starts at ``lazy_timeout_ms`` and then follows the gap between the first announcement
     of a message and its arrival along the tree: smoothed mean plus four mean deviations, as TCP
-    does for its retransmission timer, and at least 1.25 times the largest recent gap (half a
-    minute and 64 samples, up to twice that), because every origin has a gap of its own. Messages
+    does for its retransmission timer, and at least 1.25 times the largest recent gap (twenty
+    seconds and 64 samples, up to twice that), because every origin has a gap of its own. Messages
     that arrive before any announcement say nothing about the gap and are not samples. Grafting
     too early makes late arrivals count as duplicates, so the caller also samples the arrivals
     that a graft forestalled. What is late because somebody else had to fetch it is sampled, too;

@@ -71,8 +71,8 @@ class TreeOpen:
 class TreeAnnounce:
     """243: "I have these": 1..128 short hashes, 8 bytes each, without a count; or an alarm.
 
-    :ivar is_alarm: somebody is silent. The one message in it was late at the sender, which had been
-        told of it before it came; or there is none in it, and peers of the sender's are silent.
+    :ivar is_alarm: somebody is silent. The one message in it did not come to the sender by itself,
+        which had to ask for it; or there is none in it, and peers of the sender's are silent.
         In bytes, ``01`` at the end.
     """
 

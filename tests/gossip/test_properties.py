@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.effects import Deliver, Effect, Penalize, Ping, Send, SetTimer, TimerKey, Validate
 from dig_gossip.gossip.plumtree import Plumtree
-from dig_gossip.gossip.tagged import MAX_TREES
+from dig_gossip.gossip.tagged_openings import MAX_TREES
 from dig_gossip.gossip.values import PeerMode, Verdict
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId

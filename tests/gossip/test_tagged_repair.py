@@ -5,7 +5,8 @@ from __future__ import annotations
 from dig_gossip.constants import TREE_MAX_ANNOUNCE_ENTRIES
 from dig_gossip.effects import Deliver, Effect, Send, Validate
 from dig_gossip.gossip.silence import LOOK_INTERVAL_SECS
-from dig_gossip.gossip.tagged import MESSAGES_A_TREE, OPEN_DELAY_SECS, SETTLE_SECS
+from dig_gossip.gossip.tagged import OPEN_DELAY_SECS, SETTLE_SECS
+from dig_gossip.gossip.tagged_openings import MESSAGES_A_TREE
 from dig_gossip.gossip.values import Verdict
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message, message_hash
@@ -83,6 +84,13 @@ class FetchingTests(TreesCase):
         # So its loss is that of the parent; A is in the tree already, and has not sent it.
         self.control(D, opening(TAG, 5))
         self.assertEqual(self.peer_down(C), [Send((D,), tree_graft())])
+
+    def test_lazy_parent_that_leaves_is_no_parent_any_more(self) -> None:
+        """The next one that tells of a way to the root becomes it.  design D6"""
+        self.control(A, tree_prune())
+        self.assertEqual(self.peer_down(A), [])
+        self.assert_eager(B)
+        self.assertEqual(self.control(D, opening(TAG, 5)), [Send((D,), tree_graft())])
 
     def test_message_that_comes_in_time_is_not_fetched(self) -> None:
         """With its tag, without one, or from us.  PLT-004"""

@@ -16,8 +16,8 @@ from dig_gossip.connection.cast import FRAME_BYTES
 from dig_gossip.connection.lanes import MAX_HELD, MAX_REMEMBERED_TRANSACTIONS
 from dig_gossip.connection.writer import FLOWING_RUN_BYTES
 from dig_gossip.gossip.fetching import MAX_FORESTALLED
-from dig_gossip.gossip.tagged import MAX_TREES
 from dig_gossip.gossip.tagged_announcements import MAX_LOG
+from dig_gossip.gossip.tagged_openings import MAX_TREES
 from dig_gossip.types.config import GossipConfig
 
 Sizes = dict[str, int]
