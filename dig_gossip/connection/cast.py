@@ -11,8 +11,7 @@ sessions, sends them here together::
 
 So every session gets the same messages in the same order as if each had been posted to it, and a
 run is as long at most. Only sessions without rate budgets take part, and only while nothing waits
-for them. For one that has been paused meanwhile the messages wait in its lanes, and go with them
-should it be closed.
+for them: when one of them is paused, all runs get what is collected, and that was it for this turn.
 
 Source: design §5.
 """
@@ -94,6 +93,7 @@ class Cast:
             self._room -= size + FRAME_BYTES
             if self._room <= 0:
                 self.spill()
+                self._look_for_room()
             return count
         session_of = self._session_of
         frame: OutboundFrame | None = None
@@ -119,24 +119,37 @@ class Cast:
         return accepted
 
     def spill(self) -> None:
-        """Give what is collected to all members."""
-        messages, octets = self._messages, self._octets
-        if not messages:
+        """Something else is about to go to a member: give away what is collected."""
+        self._room = 0  # how much there will be behind it, the next message finds out
+        if not self._messages:
             return
-        self._messages, self._octets = [], 0
-        # All of them first, because writing may call us again.
-        blocked = [one for one, writer in self._members if not writer.post_all(messages, octets)]
+        # All runs first, because writing may call us again.
+        self._hand_out()
         for _, writer in self._members:
             writer.flush_full()
-        for session in blocked:
-            for message in messages:
-                if not session.post(message):
-                    session.send(OutboundFrame(message))
-        self._look_for_room()
+
+    def interrupt(self) -> None:
+        """From now on messages wait for a member: give away what is collected, and collect no more.
+
+        Nothing is written: a transport that pauses somebody is in the midst of it. There is room in
+        every run.
+        """
+        self._hand_out()
+        self._disband()
 
     def end(self) -> None:
         """The turn is over: give away what is collected, and collect nothing more."""
         self.spill()
+        self._disband()
+
+    def _hand_out(self) -> None:
+        """Put what is collected into all runs."""
+        messages, octets = self._messages, self._octets
+        self._messages, self._octets = [], 0
+        for _, writer in self._members:
+            writer.post_all(messages, octets)
+
+    def _disband(self) -> None:
         self._peers = self._last = None
         for _, writer in self._members:
             writer.leave(self)

@@ -77,6 +77,7 @@ class Collection(Protocol):
     @property
     def pending(self) -> tuple[int, int]: ...
     def spill(self) -> None: ...
+    def interrupt(self) -> None: ...
     def end(self) -> None: ...
 
 
@@ -188,6 +189,8 @@ class Writer:
         :param lanes: the queue to use from now on, with its levels and the same ``budget``.
         :param budget: outbound rate limits.
         """
+        if self._cast is not None:
+            self._cast.end()
         self.lanes = lanes
         lanes.memory = self._memory
         self._budget = budget
@@ -298,21 +301,18 @@ class Writer:
         if self._cast is cast:
             self._cast = None
 
-    def post_all(self, messages: Sequence[Message], octets: int) -> bool:
-        """Put small messages into the run, if nothing is in their way.
+    def post_all(self, messages: Sequence[Message], octets: int) -> None:
+        """Put small messages into the run, in whose way nothing is: :attr:`may_join`.
 
         The run may then be full: see :meth:`flush_full`.
 
         :param octets: their serialized bytes.
         """
-        if not self._is_clear:
-            return False
         self._messages_sent += len(messages)
         self._bytes_sent += octets
         add = self._run.add
         for message in messages:
             add(message)
-        return True
 
     def flush_full(self) -> None:
         """Write the run, if it should leave."""
@@ -367,6 +367,8 @@ class Writer:
             self._drain()
 
     def pauseProducing(self) -> None:
+        if self._cast is not None:
+            self._cast.interrupt()
         self._paused = True
         self._flowed = 0
         self._run_bytes = RUN_BYTES
@@ -387,6 +389,8 @@ class Writer:
 
     def _look(self) -> None:
         self._is_clear = self._open and not self._paused and not len(self.lanes)
+        if not self._is_clear and self._cast is not None:
+            self._cast.interrupt()
 
     def _write(self, frame: OutboundFrame) -> None:
         self._messages_sent += 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,12 +14,13 @@ from dig_gossip.connection.cast import Cast
 from dig_gossip.connection.lanes import Lanes, Offer
 from dig_gossip.connection.rate_limit import OutboundLimiter
 from dig_gossip.connection.rate_table import send_rows
-from dig_gossip.connection.writer import RUN_BYTES, Writer
+from dig_gossip.connection.writer import MAX_DRAINED_BYTES, RUN_BYTES, Writer
 from dig_gossip.testing.clock import SimulatedClock
 from dig_gossip.types.peer import PeerId
 from dig_gossip.util.clock import Clock
 from dig_gossip.wire.frames import OutboundFrame
 from dig_gossip.wire.message import Message
+from dig_gossip.wire.opcodes import ChiaMessageType
 from tests.connection.test_writer import FakeOwner
 
 PEERS = tuple(PeerId(bytes([number]) * 32) for number in range(4))
@@ -105,17 +106,14 @@ class Side:
             session.writer.resumeProducing()
         elif what == "narrow":
             session.owner.room = which + 1  # the transport pauses us after so many writes
-        elif what in ("close", "gone") and session.writer.is_writable:
-            session.writer.close()  # paused, it forgets what waits: more, if some was collected
+        elif what in ("close", "gone"):
+            session.writer.close()
             if what == "gone":
                 del self.sessions[PEERS[which]]
-        # What was collected when a pause came waits in the lanes, and else would in the run.
+        writers = [session.writer for session in self.sessions.values()]
         return [
-            (
-                session.writer.messages_sent + session.writer.queued_messages,
-                session.writer.bytes_sent + session.writer.queued_bytes,
-            )
-            for session in self.sessions.values()
+            (one.messages_sent, one.bytes_sent, one.queued_messages, one.queued_bytes)
+            for one in writers
         ]
 
 
@@ -137,6 +135,17 @@ class PropertyTests(SynchronousTestCase):
 
     @settings(max_examples=300)
     @given(st.lists(steps, max_size=60))
+    @example(
+        [  # a run that has grown by a message of its own is full sooner
+            ("cast", 0, 0),
+            ("cast", 0, 0),
+            ("cast", 2, 20_000),
+            ("narrow", 0, 0),
+            ("cast", 0, 20_000),
+            ("cast", 0, 0),
+            ("pause", 0, 0),
+        ]
+    )
     def test_every_session_gets_what_it_would_have_got(self, script: list[Step]) -> None:
         """The same messages in the same order, and the same answers meanwhile.  PRI-003"""
         one, other = Side(Cast), Side(OneByOne)
@@ -221,6 +230,20 @@ class CastTests(SynchronousTestCase):
         self.side.reactor.advance(0)
         self.assertEqual([one[:1] for one in self.first.sent], [b"0", b"1", b"2", b"3", b"4"])
 
+    def test_nothing_is_collected_while_a_large_message_leaves_in_chunks(self) -> None:
+        """More of them than a turn may write: the next message waits behind them.  PRI-003"""
+        writer = self.first.writer
+        writer.configure(Lanes(cuts=True, now=lambda: 0.0))
+        for number in range(3):
+            self.cast(b"%d" % number)
+        bulk = int(ChiaMessageType.RESPOND_BLOCKS)
+        self.first.send(OutboundFrame(Message(bulk, None, bytes(3 * MAX_DRAINED_BYTES))))
+        self.assertTrue(writer.queued_messages)
+        self.side.cast.send(GROUPS[0], Message(bulk, None, b"3"))
+        while writer.queued_messages:
+            self.side.reactor.advance(0)
+        self.assertEqual(self.first.sent[-1], b"3")
+
     def test_a_rate_budget_is_asked_for_every_message(self) -> None:
         """Nothing is collected for a session that has one.  CON-005"""
         writer = self.first.writer
@@ -242,14 +265,14 @@ class CastTests(SynchronousTestCase):
         for peer in PEERS[:3]:  # all but the first message are in the runs, not collected
             self.assertEqual(self.side.sessions[peer].writer.room, RUN_BYTES - 3 * 9)
 
-    def test_what_waits_for_a_paused_member_waits_in_its_lanes(self) -> None:
-        """And is bounded, counted and thrown away as everything there.  BP-101-X"""
+    def test_nothing_is_collected_for_a_paused_session(self) -> None:
+        """It waits in its lanes; what was collected before goes with the run.  BP-101-X"""
         for number in range(3):
             self.cast(b"%d" % number)
         self.first.writer.pauseProducing()
         self.cast(b"3")
         self.side.reactor.advance(0)
-        self.assertEqual((self.first.sent, self.first.writer.queued_messages), ([b"0"], 2))
+        self.assertEqual((self.first.sent, self.first.writer.queued_messages), ([b"0"], 1))
         self.assertEqual(self.side.sessions[PEERS[1]].sent, [b"0", b"1", b"2", b"3"])
         self.first.writer.resumeProducing()
         self.assertEqual(self.first.sent, [b"0", b"1", b"2", b"3"])
@@ -259,12 +282,35 @@ class CastTests(SynchronousTestCase):
         heir = FakeSession(self.side.reactor)
         for number in range(3):
             self.cast(b"%d" % number)
-        self.first.writer.pauseProducing()
-        self.assertEqual([one.message.data for one in self.first.writer.surrender()], [b"2"])
+        waiting = self.first.writer.surrender()
         self.first.post = heir.writer.post
         self.cast(b"3")
         self.side.reactor.advance(0)
+        self.assertEqual((waiting, self.first.sent), ([], [b"0", b"1", b"2"]))
         self.assertEqual(heir.sent, [b"3"])
+
+    def test_closing_a_paused_session_writes_what_was_sent(self) -> None:
+        """Before it was paused, and nothing that waited.  CON-006"""
+        for number in range(4):
+            self.cast(b"%d" % number)
+        self.first.writer.pauseProducing()
+        self.cast(b"waits")
+        self.first.writer.close()
+        self.assertEqual(self.first.sent, [b"0", b"1", b"2", b"3"])
+        self.assertEqual(self.first.writer.messages_sent, 4)
+
+    def test_a_budget_ends_it(self) -> None:
+        """Nothing that comes later goes without.  CON-005"""
+        for number in range(3):
+            self.cast(b"%d" % number)
+        writer = self.first.writer
+        budget = OutboundLimiter(
+            send_rows(both_v2=True, is_rust=False), now=lambda: 0.0, factor=1.0
+        )
+        writer.configure(Lanes(budget=budget, now=lambda: 0.0), budget)
+        for number in range(150):
+            self.cast(b"%d" % number)
+        self.assertTrue(writer.queued_messages)
 
     def test_closing_writes_what_was_sent(self) -> None:
         """As for a message in a run.  CON-006"""
