@@ -174,6 +174,12 @@ class CastTests(SynchronousTestCase):
         """Send to a group."""
         return self.side.cast.send(GROUPS[group], message(data))
 
+    @property
+    def pending(self) -> tuple[int, int]:
+        """What is collected: messages and bytes."""
+        assert isinstance(self.side.cast, Cast)
+        return self.side.cast.pending
+
     def test_two_messages_go_at_once_and_the_others_together(self) -> None:
         """The first of a turn is written at once; the end of the turn writes all.  design §5"""
         for number in range(5):
@@ -194,6 +200,26 @@ class CastTests(SynchronousTestCase):
         self.side.reactor.advance(0)
         self.cast(b"3")
         self.assertEqual(self.first.sent, [b"0", b"1", b"2", b"3"])
+        self.cast(b"4")
+        self.assertEqual(self.pending, (0, 0))
+
+    def test_who_has_left_counts_no_more(self) -> None:
+        """What is collected for others is not sent to a member of the turn before.  design §5"""
+        for number in range(3):
+            self.cast(b"%d" % number)
+        self.side.reactor.advance(0)
+        for number in range(3):
+            self.cast(b"%d" % number, 1)
+        self.assertEqual(self.pending, (1, 7))
+        last = self.side.sessions[PEERS[3]]
+        self.assertEqual((self.first.writer.messages_sent, last.writer.messages_sent), (3, 3))
+
+    def test_collecting_goes_on_behind_a_full_run(self) -> None:
+        """For as much as the next one has room for.  design §5"""
+        for _ in range(8):
+            self.cast(bytes(10_000))
+        self.assertEqual(len(self.first.sent), 5)
+        self.assertEqual(self.pending, (3, 3 * 10_006))
 
     def test_a_full_run_leaves(self) -> None:
         """As soon as it has 32 KiB, whoever is being served.  design §5"""
