@@ -27,7 +27,7 @@ import sys
 from collections import Counter
 from hashlib import sha256
 from random import Random
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -36,6 +36,15 @@ from common import ROOT, claim, options, print_table, progress
 sys.path.insert(0, str(ROOT))
 
 from dig_gossip.effects import Effect, Send, SetTimer, Spread
+from dig_gossip.lab.observers import (
+    MAX_HOPS,
+    Floats,
+    Sighting,
+    StemGraph,
+    first_spy,
+    precision,
+    recall,
+)
 from dig_gossip.privacy.dandelion import Dandelion
 from dig_gossip.types.config import DandelionConfig
 from dig_gossip.types.peer import PeerId
@@ -47,10 +56,7 @@ _SHARES = (0.1, 0.2, 0.3)
 _MAX_PRECISION = (0.05, 0.12, 0.19)
 _MAX_RECALL_ABOVE_SHARE = 0.02
 _FLUFF = 0.1
-_MAX_HOPS = 25  # a stem of more is a rarity
 _CANDIDATES = 40  # of each transaction that the matching looks at
-
-Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 
 class PatientOrigin(Dandelion):
@@ -85,20 +91,6 @@ class FixedTimer(WithoutHeralds):
         return mean
 
 
-@attrs.define
-class Sighting:
-    """What the spies know of one transaction.
-
-    :ivar stem: the honest node that gave it to the first spy on its stem, and that spy.
-    :ivar announcer: the honest node from which a spy first got the announcement.
-    :ivar delay: seconds from the submission to the announcement.
-    """
-
-    stem: tuple[int, int] | None = None
-    announcer: int | None = None
-    delay: float = 0.0
-
-
 class Network:
     """Nodes, spies, links."""
 
@@ -121,7 +113,7 @@ class Network:
         self.numbers = {peer: node for node, peer in enumerate(self.ids)}
         # Embargoes that end in a second: those of an origin and of a relay.
         relay_rate = 1 / DandelionConfig().stem_timeout_secs
-        self.rates = np.full(_MAX_HOPS, relay_rate)
+        self.rates = np.full(MAX_HOPS, relay_rate)
         if kind == "fixed":
             self.rates[1:] = 0.0  # the origin's always ends first
         else:
@@ -173,7 +165,7 @@ class Network:
                             return sighting
                         if other in self.spies:
                             if sighting.stem is None and node not in self.spies:
-                                sighting.stem = (node, other)
+                                sighting.stem = node
                             if self.holes:
                                 continue
                         holders.add(other)
@@ -247,32 +239,15 @@ class Network:
         return -1
 
     def learn_graph(self) -> None:
-        """What the graph observer knows: the relays of every honest node, not their edges.
-
-        ``walks[d, u, v]`` is the probability that a transaction of u is at v after d hops, all of
-        them honest and none of them announcing it.
-        """
-        index = {node: place for place, node in enumerate(self.honest)}
-        self.index = index
-        step = np.zeros((len(index), len(index)))
-        for node in self.honest:
-            relays = self.engines[node].snapshot().relays
-            for relay in relays:
-                other = self.numbers[relay]
-                if other in index:
-                    step[index[node], index[other]] = (1 - _FLUFF) / len(relays)
-        walk = np.identity(len(index))
-        self.walks = np.empty((_MAX_HOPS, len(index), len(index)), dtype=np.float32)
-        for hops in range(_MAX_HOPS):
-            self.walks[hops] = walk
-            walk = walk @ step
+        """What the graph observer knows: the relays of every honest node, not their edges."""
+        relays = {
+            node: [self.numbers[relay] for relay in self.engines[node].snapshot().relays]
+            for node in self.honest
+        }
+        graph = StemGraph(relays, _FLUFF)
+        self.index, self.walks = graph.index, graph.walks
         # Whether it is anywhere after a hop or more: the origin does not toss the coin.
         self.reached = self.walks[1:].sum(axis=0)
-
-
-def first_spy(sighting: Sighting) -> int | None:
-    """The observer's guess."""
-    return sighting.announcer if sighting.stem is None else sighting.stem[0]
 
 
 def stem_posteriors(network: Network, sighting: Sighting, suspects: Floats) -> Floats:
@@ -282,7 +257,7 @@ def stem_posteriors(network: Network, sighting: Sighting, suspects: Floats) -> F
     """
     walks, index = network.walks, network.index
     if sighting.stem is not None:
-        weights = walks[:, :, index[sighting.stem[0]]].sum(axis=0)
+        weights = walks[:, :, index[sighting.stem]].sum(axis=0)
     else:
         weights = network.reached @ suspects
     return np.asarray(weights / weights.sum(), dtype=np.float64)
@@ -297,31 +272,19 @@ def posteriors(network: Network, sighting: Sighting, suspects: Floats) -> Floats
     if sighting.stem is None or not network.holes:
         return stem_posteriors(network, sighting, suspects)
     walks, rates = network.walks, network.rates
-    arrivals = walks[:, :, network.index[sighting.stem[0]]]
+    arrivals = walks[:, :, network.index[sighting.stem]]
     nobody = np.exp(-np.cumsum(rates) * sighting.delay)
     base = suspects.min()
     weights = base * ((np.cumsum(rates) * nobody) @ arrivals)
     for node in np.flatnonzero(suspects > base):
         rest = arrivals[:, node]
         relays = [
-            rate * (rest[: _MAX_HOPS - before] @ nobody[before:])
+            rate * (rest[: MAX_HOPS - before] @ nobody[before:])
             for before, rate in enumerate(rates)
         ]
         weights = weights + (suspects[node] - base) * (np.array(relays) @ walks[:, :, node])
     total = weights.sum()
     return np.asarray(weights / total if total else weights, dtype=np.float64)
-
-
-def precision(network: Network, guesses: dict[int, int | None]) -> float:
-    """Of all honest nodes."""
-    ascribed = Counter(guesses.values())
-    hits = [1 / ascribed[node] for node in network.honest if guesses.get(node) == node]
-    return sum(hits) / len(network.honest)
-
-
-def recall(network: Network, guesses: dict[int, int | None]) -> float:
-    """Of all transactions."""
-    return sum(guesses.get(node) == node for node in network.honest) / len(network.honest)
 
 
 def matched(network: Network, likely: dict[int, Floats]) -> dict[int, int | None]:
@@ -362,8 +325,9 @@ def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Resul
     order = network.honest[:]
     network.rng.shuffle(order)
     sightings = {node: network.send(node) for node in order}
+    origins = {node: node for node in network.honest}  # one transaction each, named after it
     guesses = {node: first_spy(sighting) for node, sighting in sightings.items()}
-    first = precision(network, guesses), recall(network, guesses)
+    first = precision(origins, guesses), recall(origins, guesses)
     delay = statistics.mean(sighting.delay for sighting in sightings.values())
     if not network.engines:
         return Result(*first, *first, *first, first[0], *first, delay)
@@ -381,8 +345,8 @@ def run(seed: int, nodes: int, share: float, kind: str, *, holes: bool) -> Resul
         best: dict[int, int | None] = {
             node: network.honest[int(np.argmax(weights))] for node, weights in each.items()
         }
-        figures[name] = precision(network, best), recall(network, best)
-    matching = precision(network, matched(network, likely["graph"]))
+        figures[name] = precision(origins, best), recall(origins, best)
+    matching = precision(origins, matched(network, likely["graph"]))
     return Result(*first, *figures["graph"], *figures["links"], matching, *figures["stem"], delay)
 
 
