@@ -23,6 +23,7 @@ from dig_gossip.wire.opcodes import RoutingClass, routing_class
 from dig_gossip.wire.trees import TreeGraft
 
 MIN_LEAD_SECS: Final = 0.1  # by which an announcement must precede the eager copy
+WORTHWHILE_SECS: Final = 0.02  # that a second request must save
 MAX_FORESTALLED: Final = 1024  # pulled messages whose copy along the tree may still come
 
 _GOSSIPED = frozenset(
@@ -182,12 +183,16 @@ class Fetching:
         while missing.untried:
             link = self._tree.get(self._next(missing))
             if link is not None and not link.is_distrusted(now):
-                missing.asked = link.peer
-                self._missing.schedule(missing, now + self._timers.retry_timeout(link.rtt))
-                return self._pull(link, missing.digest, now)
+                return self._ask(missing, link, now)
         self._missing.pop(missing.digest)
         self._counters.missing_gave_up += 1
         return []
+
+    def _ask(self, missing: Missing, link: Link, now: float) -> list[Effect]:
+        missing.asked = link.peer
+        missing.expected = math.inf if link.rtt is None else now + link.rtt
+        self._missing.schedule(missing, now + self._timers.retry_timeout(link.rtt))
+        return self._pull(link, missing.digest, now)
 
     def _next(self, missing: Missing) -> PeerId:
         """Take the next announcer to ask."""
@@ -225,6 +230,21 @@ class Fetching:
 
 class TaggedFetching(Fetching):
     """Fetches what was announced by its short hash; the answer tells in which tree it runs."""
+
+    def hurry(self, link: Link, digest: bytes, now: float) -> list[Effect]:
+        """Ask who has just announced a message, too, if it will be here sooner.
+
+        When a tree is torn, it is the far side of the tear that announces first.
+        """
+        missing = self.missing.get(digest)
+        if missing is None or missing.asked is None or link.peer not in missing.untried:
+            return []
+        if link.rtt is None or now + link.rtt > missing.expected - WORTHWHILE_SECS:
+            return []
+        if link.is_distrusted(now):
+            return []
+        missing.untried.remove(link.peer)
+        return self._ask(missing, link, now)
 
     def _next(self, missing: Missing) -> PeerId:
         """Take the nearest one: it answers first, whoever announced first."""

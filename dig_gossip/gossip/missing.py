@@ -29,10 +29,20 @@ class Missing:
     :ivar announced_at: who announced it, and when (monotonic seconds), in order; at most 8.
     :ivar untried: announcers that have not been asked for it, in order.
     :ivar asked: who is being asked; None while timer 1 runs.
+    :ivar expected: when the answer should be here, monotonic seconds; inf if nobody is asked, or
+        how far away that peer is has not been measured.
     :ivar deadline: when the next announcer is asked, monotonic seconds.
     """
 
-    __slots__ = ("announced_at", "asked", "deadline", "digest", "first_announced", "untried")
+    __slots__ = (
+        "announced_at",
+        "asked",
+        "deadline",
+        "digest",
+        "expected",
+        "first_announced",
+        "untried",
+    )
 
     def __init__(self, digest: bytes, now: float) -> None:
         self.digest = digest
@@ -41,6 +51,7 @@ class Missing:
         self.untried: deque[PeerId] = deque()
         self.asked: PeerId | None = None
         self.deadline = math.inf
+        self.expected = math.inf
 
 
 class MissingMessages:

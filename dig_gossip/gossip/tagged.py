@@ -422,6 +422,7 @@ class TaggedTrees:
         shorts, is_alarm = split_announcement(data)
         self._counters.ihaves_received += len(shorts)
         is_news = False
+        effects: list[Effect] = []
         patience = PATIENCE_AFTER_ALARM if is_alarm else 1.0
         find, get, leads = self._seen.find, self._seen.get, link.leads_somebody
         peer, trees = link.peer, self._trees
@@ -430,6 +431,7 @@ class TaggedTrees:
             sighting = None if digest is None else get(digest)
             if sighting is None or sighting.stage is _HELD:
                 self._fetching.announced(link, short, None, now, patience)
+                effects += self._fetching.hurry(link, short, now)
                 is_news = True
                 continue
             aware = sighting.aware
@@ -438,7 +440,8 @@ class TaggedTrees:
             if leads and (source := sighting.source) is not None:
                 tag = sighting.tag
                 link.lags(source if tag not in trees else trees[tag].lead_key(source))
-        effects = self._fetching.arm(now) if is_news else []
+        if is_news:
+            effects += self._fetching.arm(now)
         return effects + self._silence.look_around(now) if is_alarm else effects
 
     def _grafted(self, link: Link, body: TreeGraft, now: float) -> list[Effect]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dig_gossip.constants import TREE_MAX_ANNOUNCE_ENTRIES
 from dig_gossip.effects import Deliver, Effect, Send, Validate
+from dig_gossip.gossip.link import FAILURE_COUNT
 from dig_gossip.gossip.silence import LOOK_INTERVAL_SECS
 from dig_gossip.gossip.tagged import OPEN_DELAY_SECS, SETTLE_SECS
 from dig_gossip.gossip.tagged_openings import MESSAGES_A_TREE
@@ -55,8 +56,10 @@ class FetchingTests(TreesCase):
         self.assertEqual(self.advance(0.399), [])
         self.assertEqual(self.advance(0.001), [Send((C,), pull(M))])
         self.answer(A, B, C, D)
+        self.rtt(D, 0.08)
         self.assertEqual(self.advance(0.169), [])  # twice 60 ms, and 50
         self.assertEqual(self.advance(0.002), [Send((D,), pull(M))])
+        self.assertEqual(self.control(C, tell(M)), [])  # which did not answer
         self.assertEqual(self.advance(60), [])
         self.assertEqual(self.engine.counters.missing_gave_up, 1)
 
@@ -69,6 +72,50 @@ class FetchingTests(TreesCase):
             self.rtt(peer, rtt)  # they are there
         self.assertEqual(self.advance(0.131), [Send((C,), pull(M))])
         self.assertEqual(self.advance(0.171), [Send((D,), pull(M))])
+
+    def test_nearer_announcer_is_asked_too(self) -> None:
+        """If its answer will be here 20 ms sooner; whichever comes first counts.  PLT-005.1"""
+        self.control(D, tell(M))
+        self.assertEqual(self.advance(0.5), [Send((D,), pull(M))])  # due 80 ms from now
+        self.answer(A, B, C, D)
+        self.rtt(C, 0.061)
+        self.assertEqual(self.control(C, tell(M)), [])
+        self.rtt(B, 0.059)
+        self.assertEqual(self.control(B, tell(M)), [Send((B,), pull(M))])
+        self.assertEqual(self.control(B, tell(M)), [])  # it was asked
+        self.rtt(A, 0.040)
+        self.assertEqual(self.control(A, tell(M)), [])  # of B's answer it would save 19 ms
+        self.assertEqual(self.received(D, tagged(M))[0], Deliver(D, M))
+        self.assertEqual(self.received(B, tagged(M)), [])
+        self.assert_eager(A, B, D)
+
+    def test_nearer_announcer_that_is_silent_is_passed_over(self) -> None:
+        """It has two round trips, and 50 ms; then others are asked as before.  PLT-005.1"""
+        for peer in (C, D):
+            self.control(peer, tell(M))
+        self.assertEqual(self.advance(0.5), [Send((C,), pull(M))])
+        self.answer(A, B, C, D)
+        self.rtt(D, 0.08)
+        self.assertEqual(self.control(A, tell(M)), [Send((A,), pull(M))])
+        self.assertEqual(self.advance(0.089), [])
+        self.assertEqual(self.advance(0.002), [Send((D,), pull(M))])
+
+    def test_nobody_is_asked_too_without_need(self) -> None:
+        """Before somebody is asked, of unknown distance, or distrusted.  PLT-106-X"""
+        self.control(D, tell(M))
+        self.assertEqual(self.control(A, tell(M)), [])
+        self.peer_up(E, mode=TREES)
+        self.control(D, tell(N))
+        self.assertEqual(self.advance(0.5), [Send((A,), pull(M)), Send((D,), pull(N))])
+        self.assertEqual(self.control(E, tell(N)), [])
+        link = self.engine._links.get(C)
+        assert link is not None
+        self.rtt(C, 0.07)
+        self.assertEqual(self.control(C, tell(N)), [])
+        self.rtt(C, 0.01)
+        for number in range(FAILURE_COUNT):
+            link.failed(bytes([number]) * 32, self.engine._now())
+        self.assertEqual(self.control(C, tell(N)), [])
 
     def test_who_sends_it_becomes_the_parent(self) -> None:
         """All who are there are pinged, and those who lack it are alarmed at once.  PLT-005.1"""
