@@ -174,6 +174,13 @@ class CastTests(SynchronousTestCase):
         """Send to a group."""
         return self.side.cast.send(GROUPS[group], message(data))
 
+    def limit(self, writer: Writer) -> None:
+        """Give a session rate budgets."""
+        budget = OutboundLimiter(
+            send_rows(both_v2=True, is_rust=False), now=lambda: 0.0, factor=1.0
+        )
+        writer.configure(Lanes(budget=budget, now=lambda: 0.0), budget)
+
     @property
     def pending(self) -> tuple[int, int]:
         """What is collected: messages and bytes."""
@@ -273,10 +280,7 @@ class CastTests(SynchronousTestCase):
     def test_a_rate_budget_is_asked_for_every_message(self) -> None:
         """Nothing is collected for a session that has one.  CON-005"""
         writer = self.first.writer
-        budget = OutboundLimiter(
-            send_rows(both_v2=True, is_rust=False), now=lambda: 0.0, factor=1.0
-        )
-        writer.configure(Lanes(budget=budget, now=lambda: 0.0), budget)
+        self.limit(writer)
         for number in range(150):
             self.cast(b"%d" % number)
         self.assertTrue(writer.queued_messages)
@@ -330,10 +334,7 @@ class CastTests(SynchronousTestCase):
         for number in range(3):
             self.cast(b"%d" % number)
         writer = self.first.writer
-        budget = OutboundLimiter(
-            send_rows(both_v2=True, is_rust=False), now=lambda: 0.0, factor=1.0
-        )
-        writer.configure(Lanes(budget=budget, now=lambda: 0.0), budget)
+        self.limit(writer)
         for number in range(150):
             self.cast(b"%d" % number)
         self.assertTrue(writer.queued_messages)
