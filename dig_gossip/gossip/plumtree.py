@@ -553,10 +553,10 @@ class Plumtree(FirstCopies):
         self.counters.duplicates += 1
         if sighting.aware is not None:
             sighting.aware.add(link.peer)
-        if is_answer or (sighting.source is None and sighting.stage is not _LOCAL):
-            return []
-        if sighting.tag != tag:
-            return []  # it came first in another tree, which says nothing about this one
+        if sighting.tag != tag or (sighting.source is None and sighting.stage is not _LOCAL):
+            return []  # it came first elsewhere, which says nothing about this tree
+        if is_answer:
+            return [] if tag is None else self._tagged.superfluous(link, tag, now)
         if tag is not None:
             return self._tagged.duplicate(link, tag, digest, now)
         return self._shared.duplicate(link, digest, now)

@@ -383,6 +383,18 @@ class TaggedTrees:
                 return []
         return tree.prune(link, now) if tree.may_prune(link, now) else []
 
+    def superfluous(self, link: Link, tag: int, now: float) -> list[Effect]:
+        """Take in the answer to a pull of ours, of a message that has come meanwhile.
+
+        The link is eager at the other end only because we were impatient: it closes a ring, which
+        several messages at once would cut in several places.
+        """
+        tree = self._trees.get(tag)
+        self.heard(link.peer)
+        if tree is None or tree.is_eager(link) or not tree.may_prune(link, now):
+            return []
+        return tree.prune(link, now)
+
     # --- control frames ---------------------------------------------------------------------
 
     def control_received(self, link: Link, message: Message, now: float) -> list[Effect]:
@@ -510,7 +522,7 @@ class TaggedTrees:
         tag = self._rng.randrange(1, MAX_TAG + 1)
         if tag in self._trees:
             return []  # the next wish draws another one
-        self._make_room(OPEN_BELOW)
+        self._make_room()
         self._openings.opened()
         self._lifetime = LIFETIME_SECS
         self._counters.trees_opened += 1
@@ -537,22 +549,21 @@ class TaggedTrees:
         if allowance is None or not self._has_room(now, MAX_TREES) or not allowance.take(now):
             self._counters.trees_refused += 1
             return None
-        self._make_room(MAX_TREES)
+        self._make_room()
         tree = self._trees[tag] = TaggedTree(tag, distance, now, self._counters)
         tree.add(peer)
         tree.parent = peer
         return tree
 
     def _has_room(self, now: float, most: int) -> bool:
-        """Whether there are fewer than ``most`` trees, or :meth:`_make_room` may take one out."""
-        return len(self._trees) < most or now - self._oldest().used_at >= IDLE_SECS
+        """Whether fewer than ``most`` trees are in use; for the others, see :meth:`_make_room`."""
+        if len(self._trees) < most:
+            return True
+        return sum(now - tree.used_at < IDLE_SECS for tree in self._trees.values()) < most
 
-    def _make_room(self, most: int) -> None:
-        if len(self._trees) >= most:
-            oldest = self._oldest()
+    def _make_room(self) -> None:
+        if len(self._trees) >= MAX_TREES:
+            oldest = min(self._trees.values(), key=lambda tree: tree.used_at)
             del self._trees[oldest.tag]
             if oldest is self._root:
                 self._root = None
-
-    def _oldest(self) -> TaggedTree:
-        return min(self._trees.values(), key=lambda tree: tree.used_at)

@@ -345,18 +345,20 @@ class LimitTests(TreesCase):
             self.broadcast(N)
             self.assertEqual(len(openings(self.advance(OPEN_DELAY_SECS))), opens)
 
-    def test_our_own_displaces_one_that_is_idle(self) -> None:
-        """The table is nearly full, and stays so.  D14"""
-        for tag in range(1, OPEN_BELOW + 3):
-            self.control(A, opening(tag, 500))
-        self.advance(1)
-        for sent in range((1 + int(MAX_CREDIT)) * MESSAGES_A_TREE):
-            self.received(A, tagged(attestation(str(sent)), 1 + sent % 7))
-        self.advance(IDLE_SECS + 1)
-        self.broadcast(N)
-        self.assertEqual(len(openings(self.advance(OPEN_DELAY_SECS))), 4)
-        self.assertEqual(self.engine.snapshot().trees, OPEN_BELOW + 2)
-        self.assertIsNone(self.engine._tagged.get(8))
+    def test_one_idle_tree_makes_room_for_one(self) -> None:
+        """It counts no more; a new one does, whoever opens it.  D14"""
+        for others, opens in ((0, 4), (1, 0)):
+            self.start()
+            for tag in range(1, OPEN_BELOW + 1):
+                self.control(A, opening(tag, 500))
+            self.advance(IDLE_SECS)
+            for sent in range((1 + int(MAX_CREDIT) + others) * MESSAGES_A_TREE):
+                self.received(A, tagged(attestation(str(sent)), 2 + sent % (OPEN_BELOW - 1)))
+            for tag in range(1000, 1000 + others):
+                self.control(B, opening(tag, 500))
+            self.advance(SETTLE_SECS)
+            self.broadcast(N)
+            self.assertEqual(len(openings(self.advance(OPEN_DELAY_SECS))), opens)
 
     def test_what_others_opened_at_once_is_paid_for(self) -> None:
         """Eight trees of debt at most, a hundred and forty-four messages.  D14"""

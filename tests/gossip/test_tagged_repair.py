@@ -117,6 +117,28 @@ class FetchingTests(TreesCase):
             link.failed(bytes([number]) * 32, self.engine._now())
         self.assertEqual(self.control(C, tell(N)), [])
 
+    def test_answer_that_comes_behind_the_message_is_pruned(self) -> None:
+        """Else the link would stay eager at the other end, and close a ring.  PLT-004.1"""
+        self.control(C, tell(M, N))
+        self.advance(0.5)
+        self.answer(A, B, C, D)
+        for message, told in ((M, [Send((C,), tree_prune())]), (N, [])):  # once in some seconds
+            self.assertEqual(self.received(A, tagged(message))[0], Deliver(A, message))
+            self.assertEqual(self.received(C, tagged(message)), told)
+            self.assert_eager(A, B)
+
+    def test_answer_of_an_eager_link_prunes_nothing(self) -> None:
+        """It may hang on us. Nor does one without a tag, or in another tree.  PLT-004.1"""
+        self.hang_on(D, 99)
+        for peer, answer in ((B, tagged(M)), (C, M), (C, tagged(M, 99))):
+            self.control(peer, tell(M))
+            self.advance(0.5)
+            self.answer(A, B, C, D)
+            self.received(A, tagged(M))
+            self.assertEqual(self.received(peer, answer), [])
+            self.setUp()
+            self.hang_on(D, 99)
+
     def test_who_sends_it_becomes_the_parent(self) -> None:
         """All who are there are pinged, and those who lack it are alarmed at once.  PLT-005.1"""
         self.control(C, tell(M))
