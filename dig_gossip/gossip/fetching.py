@@ -36,7 +36,7 @@ _GOSSIPED = frozenset(
 class Improvable(Protocol):
     """A tree that takes a faster link when it is shown one."""
 
-    def is_eager(self, link: Link) -> bool: ...
+    def may_gain(self, new: Link, old: Link) -> bool: ...
     def lead_key(self, peer: PeerId) -> Hashable: ...
     def shortcut(self, new: Link, now: float) -> list[Effect]: ...
 
@@ -140,7 +140,7 @@ class Fetching:
             if (
                 now - announced_at >= MIN_LEAD_SECS
                 and announcer is not None
-                and not tree.is_eager(announcer)
+                and tree.may_gain(announcer, link)
                 and announcer.leads(tree.lead_key(link.peer), now)
             ):
                 return tree.shortcut(announcer, now)

@@ -126,6 +126,25 @@ class TaggedTree:
         self.drop(link.peer)
         return prune(self.tag, link, self._counters)
 
+    def may_gain(self, new: Link, old: Link) -> bool:
+        """Whether a link may be a shorter way from the root than the one that messages come by.
+
+        Messages come along the tree from others, too, and are late where they come down again.
+        A link that is faster for those would close a ring, and their second copies could cut the
+        ring where the root's messages come by.
+        """
+        return (
+            old.peer == self.parent
+            and new.peer not in self.eager
+            and self._way(new) < self._way(old)
+        )
+
+    def _way(self, link: Link) -> float:
+        """Seconds from the root by this link; inf if unknown."""
+        return self.offers.get(link.peer, math.inf) + (
+            math.inf if link.rtt is None else link.rtt / 2
+        )
+
     def shortcut(self, new: Link, now: float) -> list[Effect]:
         """Add a fast link; the next message prunes the slow one of the ring that it closes."""
         self._counters.optimizations += 1

@@ -178,6 +178,10 @@ class Tree:
         """Whether a link is one of the tree's."""
         return link.is_eager
 
+    def may_gain(self, new: Link, old: Link) -> bool:
+        """Whether a link that is faster than another one may be worth adding."""
+        return not new.is_eager
+
     def lead_key(self, peer: PeerId) -> Hashable:
         """What a lead over a peer is counted under."""
         return peer

@@ -182,18 +182,36 @@ class FetchingTests(TreesCase):
         self.assertEqual(self.received(C, M), [])
         self.assert_roles({A, B, C, D}, set())
 
-    def test_fast_peer_is_added_after_it_has_led_three_times(self) -> None:
-        """It announces long before the tree delivers.  PLT-101-X"""
+    def lead(self, leader: PeerId, sender: PeerId) -> list[Effect]:
+        """Let a peer announce three messages long before the tree delivers them."""
         sent = []
         for number in range(3):
-            message = attestation(str(number))
-            self.control(C, tell(message))
+            message = attestation(f"{leader} {sender} {number}")
+            self.control(leader, tell(message))
             self.advance(0.2)
-            sent += self.received(A, tagged(message))
+            sent += self.received(sender, tagged(message))
             self.advance(0.5)
-        self.assertIn(Send((C,), tree_graft()), sent)
-        self.assert_eager(A, B, C)
+        return sent
+
+    def test_fast_peer_is_added_after_it_has_led_three_times(self) -> None:
+        """It announces long before the tree delivers, and is nearer to the root.  PLT-101-X"""
+        self.start()
+        self.hang_on(A, distance_ms=100)
+        self.control(C, opening(TAG, 79))  # 100 and 10 ms from the root by A; 79 and 30 by C
+        self.assertIn(Send((C,), tree_graft()), self.lead(C, A))
+        self.assert_eager(A, C)
         self.assertEqual(self.engine.counters.optimizations, 1)
+
+    def test_fast_peer_that_is_farther_from_the_root_is_not_added(self) -> None:
+        """Nor one that says nothing, or leads another than the parent.  design D6"""
+        for offer, leader, sender in ((81, C, A), (None, C, A), (0, C, B), (0, B, A)):
+            self.start()
+            self.hang_on(A, distance_ms=100)
+            self.control(B, tree_graft())
+            if offer is not None:
+                self.control(leader, opening(TAG, offer))
+            self.lead(leader, sender)
+            self.assertEqual(self.engine.counters.optimizations, 0)
 
     def test_lead_in_one_tree_is_none_in_another(self) -> None:
         """Each has roots of its own.  PLT-101-X"""
