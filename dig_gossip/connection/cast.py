@@ -69,7 +69,7 @@ class Cast:
         self._counters = counters
         self._last: tuple[PeerId, ...] | None = None  # who got the last message
         self._peers: tuple[PeerId, ...] | None = None  # who gets what is collected
-        self._members: list[tuple[Recipient, Writer]] = []
+        self._members: list[Writer] = []
         self._messages: list[Message] = []
         self._octets = 0  # of them, serialized
         self._room = 0
@@ -125,7 +125,7 @@ class Cast:
             return
         # All runs first, because writing may call us again.
         self._hand_out()
-        for _, writer in self._members:
+        for writer in self._members:
             writer.flush_full()
 
     def interrupt(self) -> None:
@@ -146,31 +146,31 @@ class Cast:
         """Put what is collected into all runs."""
         messages, octets = self._messages, self._octets
         self._messages, self._octets = [], 0
-        for _, writer in self._members:
+        for writer in self._members:
             writer.post_all(messages, octets)
 
     def _disband(self) -> None:
         self._peers = self._last = None
-        for _, writer in self._members:
+        for writer in self._members:
             writer.leave(self)
         self._members = []
 
     def _begin(self, peers: tuple[PeerId, ...]) -> None:
         """Collect what comes next for these peers, if nothing is in the way of any of them."""
-        members: list[tuple[Recipient, Writer]] = []
+        members: list[Writer] = []
         for peer in peers:
             session = self._session_of(peer)
             # A post that is a writer's own has no rule of the session in its way.
             writer = None if session is None else getattr(session.post, "__self__", None)
-            if session is None or not isinstance(writer, Writer) or not writer.may_join:
+            if not isinstance(writer, Writer) or not writer.may_join:
                 return
-            members.append((session, writer))
+            members.append(writer)
         if self._peers is not None:
             self.end()
         self._peers, self._members = peers, members
-        for _, writer in members:
+        for writer in members:
             writer.join(self)
         self._look_for_room()
 
     def _look_for_room(self) -> None:
-        self._room = min((writer.room for _, writer in self._members), default=0)
+        self._room = min((writer.room for writer in self._members), default=0)
