@@ -77,16 +77,17 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard dig_gossip/*/*.c)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The claims of docs/results: ten seeds of each scenario, many hours. KEEP=--keep goes on with what an
-# earlier call has left in lab-results, made by the same program.
+# The claims of docs/results: ten seeds of each scenario, many hours. What is measured is kept in
+# docs/measured. KEEP=--keep goes on with what is there, made by the same program.
 RESULTS = small-50 recurring-1k uniform-1k recurring-10k uniform-10k heal-10 heal-30 heal-50
 SEEDS ?= 1-10
 .PHONY: results
 results: $(STAMP)
 	for name in $(RESULTS); do \
-		$(BIN)/dig-gossip lab run $$name --seeds $(SEEDS) $(KEEP) || exit 1; done
+		$(BIN)/dig-gossip lab run $$name --seeds $(SEEDS) --out docs/measured/$$name --pack $(KEEP) \
+			|| exit 1; done
 	$(BIN)/python -c "import sys; from dig_gossip.lab.claims import write_results_docs as w; \
-		w(sys.argv[1:], 'docs')" $(addprefix lab-results/,$(RESULTS))
+		w(sys.argv[1:], 'docs')" $(addprefix docs/measured/,$(RESULTS))
 
 # Kill a thousand processes while they save an address book.
 .PHONY: kill-saves

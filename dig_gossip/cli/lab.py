@@ -53,6 +53,9 @@ def add_verb(verbs: Any) -> None:  # Any: argparse's action for subparsers is pr
         action="store_true",
         help="go on with what the folder has: only runs that it lacks, of the same scenario",
     )
+    running.add_argument(
+        "--pack", action="store_true", help="raw figures as runs.jsonl.gz, a tenth of the size"
+    )
     running.add_argument("--workers", type=int, help="processes (default: one a core)")
     running.add_argument("--scheduler", metavar="ADDRESS", help="of Dask, tcp://host:8786")
     running.add_argument("--plain", action="store_true", help="lines instead of a progress bar")
@@ -137,7 +140,11 @@ def _run(options: argparse.Namespace) -> Iterable[str]:
         _check_protocol(protocol)
     folder = options.out or os.path.join("lab-results", scenario.name)
     results = GrowingResults(
-        folder, scenario.text, (*scenario.protocols, *protocols), keep=options.keep
+        folder,
+        scenario.text,
+        (*scenario.protocols, *protocols),
+        keep=options.keep,
+        pack=options.pack,
     )
     before = len(results.present)
     try:
@@ -157,7 +164,7 @@ def _run(options: argparse.Namespace) -> Iterable[str]:
             print(f"what is done is in {folder}; --keep goes on from there", file=sys.stderr)
         raise
     if runs := results.in_order():
-        write_folder(folder, scenario.text, runs)
+        write_folder(folder, scenario.text, runs, pack=options.pack)
         yield summary(runs).rstrip("\n")
         yield f"results are in {folder}; open {os.path.join(folder, 'index.html')}"
     if outcome.failures:

@@ -145,17 +145,20 @@ def page(results: Results, drawn: Sequence[Picture]) -> str:
     return document(title, "".join(parts))
 
 
-def write_folder(folder: str, scenario_text: str, runs: Sequence[RunResult]) -> None:
+def write_folder(
+    folder: str, scenario_text: str, runs: Sequence[RunResult], *, pack: bool = False
+) -> None:
     """Write a result folder: raw figures, summary, pictures, page.
 
     :param folder: made if it is missing; files of the same names are replaced.
     :param scenario_text: TOML.
     :param runs: at least one, all of one scenario, in the order in which they are to be shown.
+    :param pack: the raw figures with gzip.
     :raises ValueError: runs of several scenarios, or a figure that is not finite.
     :raises OSError: a file cannot be written.
     Cost: about two seconds for the pictures.
     """
-    write_results(folder, scenario_text, runs)
+    write_results(folder, scenario_text, runs, pack=pack)
     write_text(os.path.join(folder, SUMMARY_FILE), summary(runs))
     drawn = pictures(runs)
     for picture in drawn:

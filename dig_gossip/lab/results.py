@@ -5,7 +5,7 @@ file          content
 ============= =====================================================================
 scenario.toml what was simulated, as it was given
 runs.jsonl    one JSON object a line and run: :meth:`RunResult.to_json`, keys sorted,
-              nine significant digits
+              nine significant digits; runs.jsonl.gz in its place, if it was to be packed
 summary.txt   the table of figures over the seeds
 plots/\\*.svg   pictures
 index.html    all of this as one page
@@ -19,10 +19,14 @@ Programs row of the stage table. Source: design §6, D14.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import io
 import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
@@ -34,6 +38,7 @@ from dig_gossip.util.files import read_at_most, write_atomically
 
 SCENARIO_FILE: Final = "scenario.toml"
 RUNS_FILE: Final = "runs.jsonl"
+PACKED_FILE: Final = "runs.jsonl.gz"
 SUMMARY_FILE: Final = "summary.txt"
 
 #: Largest files that are read, bytes: ten protocols, ten seeds, 2 000 messages are a tenth.
@@ -132,20 +137,29 @@ def parse_run(line: str) -> RunResult:
     return run
 
 
-def write_results(folder: str, scenario_text: str, runs: Sequence[RunResult]) -> None:
+def write_results(
+    folder: str, scenario_text: str, runs: Sequence[RunResult], *, pack: bool = False
+) -> None:
     """Write what :func:`read_results` reads: the scenario and the raw figures.
 
     :param folder: made if it is missing; files of the same names are replaced.
     :param runs: in the order in which they shall be read.
+    :param pack: write them as :data:`PACKED_FILE`, a tenth of the size; else as :data:`RUNS_FILE`.
+        The other one is removed.
     :raises ValueError: no runs, runs of several scenarios, or a figure that is not finite.
     :raises OSError: a file cannot be written.
     """
     reason = _inconsistent(runs)
     if reason:
         raise ValueError(reason)
-    lines = [run_line(run) for run in runs]
+    data = "".join(f"{run_line(run)}\n" for run in runs).encode("utf-8")
+    written, other = (PACKED_FILE, RUNS_FILE) if pack else (RUNS_FILE, PACKED_FILE)
     write_text(os.path.join(folder, SCENARIO_FILE), scenario_text)
-    write_text(os.path.join(folder, RUNS_FILE), "".join(f"{line}\n" for line in lines))
+    write_atomically(
+        os.path.join(folder, written), gzip.compress(data, mtime=0) if pack else data, mode=0o644
+    )
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, other))
 
 
 def read_results(folder: str) -> Results:
@@ -157,7 +171,7 @@ def read_results(folder: str) -> Results:
     if not os.path.isdir(folder):
         raise DamagedResults(folder, "there is no such folder")
     scenario_text = _read(os.path.join(folder, SCENARIO_FILE), MAX_SCENARIO_BYTES)
-    path = os.path.join(folder, RUNS_FILE)
+    path = _runs_path(folder)
     runs = []
     text = _read(path, MAX_RUNS_BYTES)
     for number, line in enumerate(text.split("\n"), start=1):
@@ -182,18 +196,26 @@ class GrowingResults:
     :param protocols: in the order in which their runs are to be read; others come behind.
     :param keep: go on with the runs that are there, if any are; else they are replaced when the
         first of ours ends.
+    :param pack: see :func:`write_results`.
     :raises DamagedResults: what is to be kept cannot be read.
     :raises ValueError: it is of another scenario.
     """
 
     def __init__(
-        self, folder: str, scenario_text: str, protocols: Iterable[str], *, keep: bool
+        self,
+        folder: str,
+        scenario_text: str,
+        protocols: Iterable[str],
+        *,
+        keep: bool,
+        pack: bool = False,
     ) -> None:
         self._folder = folder
+        self._pack = pack
         self._scenario_text = scenario_text
         self._protocols = list(protocols)
         self._runs: dict[tuple[str, int], RunResult] = {}
-        if keep and os.path.exists(os.path.join(folder, RUNS_FILE)):
+        if keep and os.path.exists(_runs_path(folder)):
             results = read_results(folder)
             if results.scenario_text != scenario_text:
                 raise ValueError(
@@ -213,7 +235,7 @@ class GrowingResults:
         :raises ValueError: it is a run of another scenario, or has a figure that is none.
         """
         self._runs[run.protocol, run.seed] = parse_run(run_line(run))  # as it will be read
-        write_results(self._folder, self._scenario_text, self.in_order())
+        write_results(self._folder, self._scenario_text, self.in_order(), pack=self._pack)
 
     def in_order(self) -> list[RunResult]:
         """All runs, protocol by protocol, by seed within."""
@@ -229,18 +251,43 @@ def write_text(path: str, text: str) -> None:
     write_atomically(path, text.encode("utf-8"), mode=0o644)
 
 
+def _runs_path(folder: str) -> str:
+    """Where a folder's runs are, or would be.
+
+    :raises DamagedResults: both forms are there: writing was stopped between the two.
+    """
+    plain, packed = os.path.join(folder, RUNS_FILE), os.path.join(folder, PACKED_FILE)
+    if not os.path.exists(packed):
+        return plain
+    if os.path.exists(plain):
+        raise DamagedResults(folder, f"has {RUNS_FILE} and {PACKED_FILE}; remove the older one")
+    return packed
+
+
 def _read(path: str, limit: int) -> str:
     try:
         data = read_at_most(path, limit)
         if data is None:
             raise DamagedResults(path, "there is no such file")
+        if path.endswith(".gz"):
+            data = _unpack(data, limit)
         return data.decode("utf-8")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DamagedResults(path, f"cannot be unpacked ({error})") from None
     except OSError as error:
         raise DamagedResults(path, f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DamagedResults(path, f"no text: byte {error.start} is not UTF-8") from None
     except ValueError as error:
         raise DamagedResults(path, str(error)) from None
+
+
+def _unpack(data: bytes, limit: int) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        unpacked = file.read(limit + 1)
+    if len(unpacked) > limit:
+        raise ValueError(f"larger than {limit} bytes, unpacked")
+    return unpacked
 
 
 def _is_cut(text: str, number: int) -> bool:

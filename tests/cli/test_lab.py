@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -76,6 +77,11 @@ class LabTests(SynchronousTestCase):
         for name in ("runs.jsonl", "scenario.toml", "summary.txt", "index.html"):
             a, b = [(Path(folder) / name).read_text() for folder in (whole, parts)]
             self.assertEqual(a, b.replace(parts, whole), name)
+        with self.subTest("packed"):
+            self.assertEqual(self.call(*run, parts, "--keep", "--pack")[0], 0)
+            with gzip.open(Path(parts) / "runs.jsonl.gz", "rt") as file:
+                self.assertEqual(file.read(), (Path(whole) / "runs.jsonl").read_text())
+            self.assertFalse((Path(parts) / "runs.jsonl").exists())
         with self.subTest("another scenario"):
             path.write_text(SMALL.replace("10", "12"))
             status, out, err = self.call(*run, parts, "--keep")

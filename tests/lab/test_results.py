@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import os
 import stat
@@ -14,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.lab import results as results_module
 from dig_gossip.lab.results import (
+    PACKED_FILE,
     RUNS_FILE,
     SCENARIO_FILE,
     DamagedResults,
@@ -169,6 +172,39 @@ class FolderTests(SynchronousTestCase):
         for path in self.folder.iterdir():
             self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o644)
 
+    def test_packed_runs_are_read_alike(self) -> None:
+        """In place of the others, and those in place of these; the same bytes again.  design D14"""
+        self.write()
+        plain = (self.folder / RUNS_FILE).read_bytes()
+        path = self.folder / PACKED_FILE
+        packed = []
+        for _ in range(2):
+            write_results(str(self.folder), SCENARIO, self.runs, pack=True)
+            self.assertEqual(sorted(os.listdir(self.folder)), [PACKED_FILE, SCENARIO_FILE])
+            packed.append(path.read_bytes())
+        self.assertEqual(packed[0], packed[1])
+        self.assertEqual(gzip.decompress(packed[0]), plain)
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o644)
+        read = read_results(str(self.folder)).runs
+        self.assertEqual([run_line(run) for run in read], [*map(run_line, self.runs)])
+        self.write()
+        self.assertEqual(sorted(os.listdir(self.folder)), [RUNS_FILE, SCENARIO_FILE])
+
+    def test_damaged_packed_runs_are_refused(self) -> None:
+        """Cut off, changed, no gzip, too large once unpacked, or beside plain ones.  design D14"""
+        write_results(str(self.folder), SCENARIO, self.runs, pack=True)
+        path = self.folder / PACKED_FILE
+        whole = path.read_bytes()
+        changed = whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:]
+        for data in (whole[:-1], whole[:40], changed, b"", b"{}", whole + b"rest"):
+            path.write_bytes(data)
+            self.assertIn(PACKED_FILE, str(self.refused()))
+        path.write_bytes(whole)
+        self.patch(results_module, "MAX_RUNS_BYTES", 2 * len(whole))
+        self.assertIn(f"larger than {2 * len(whole)} bytes, unpacked", str(self.refused()))
+        (self.folder / RUNS_FILE).write_text("")
+        self.assertIn(f"has {RUNS_FILE} and {PACKED_FILE}", str(self.refused()))
+
     def test_what_does_not_belong_together_is_not_written(self) -> None:
         """No run, a run twice, two scenarios: nothing is written.  design §6"""
         for runs, reason in (
@@ -191,6 +227,11 @@ class FolderTests(SynchronousTestCase):
             self.assertEqual((len(read), list(read)), (count, growing.in_order()))
         again = GrowingResults(str(self.folder), SCENARIO, names, keep=True)
         self.assertEqual(again.present, {(run.protocol, run.seed) for run in self.runs})
+        self.assertEqual(again.in_order(), growing.in_order())
+        packed = GrowingResults(str(self.folder), SCENARIO, names, keep=True, pack=True)
+        packed.add(self.runs[0])
+        self.assertEqual(sorted(os.listdir(self.folder)), [PACKED_FILE, SCENARIO_FILE])
+        again = GrowingResults(str(self.folder), SCENARIO, names, keep=True)
         self.assertEqual(again.in_order(), growing.in_order())
         self.assertEqual(
             [(run.protocol, run.seed) for run in again.in_order()][:5],
@@ -253,6 +294,17 @@ class FolderTests(SynchronousTestCase):
         self.write()
         self.patch(results_module, "MAX_RUNS_BYTES", 1000)
         self.assertIn("larger than 1000 bytes", str(self.refused()))
+
+    @given(st.binary(max_size=300), st.booleans())
+    def test_any_packed_bytes_are_read_or_refused(self, data: bytes, append: bool) -> None:
+        """Garbage alone, packed, or after what is packed.  design D14"""
+        write_results(str(self.folder), SCENARIO, self.runs[:1], pack=True)
+        path = self.folder / PACKED_FILE
+        path.write_bytes(path.read_bytes() + data if append else data)
+        with contextlib.suppress(DamagedResults):
+            read_results(str(self.folder))
+        path.write_bytes(gzip.compress(data))
+        self.refused()
 
     @given(st.binary(max_size=300), st.booleans())
     def test_any_bytes_are_read_or_refused(self, data: bytes, append: bool) -> None:
