@@ -72,11 +72,17 @@ class IntroducedTests(ProcessCase):
         self.assertEqual(names, ["introducer.crt", "introducer.key", "nodes.json"])
         for node in (one, two):
             self.assertIn(node.address.rpartition(":")[2], (folder / "nodes.json").read_text())
-        self.assertEqual((self.sessions(one, two), self.sessions(two, one)), (1, 1))
+        await self.when_one_session(one, two)
+        await self.when_one_session(two, one)
         await self.stopped(one, two)
 
+    async def when_one_session(self, node: Node, other: Node) -> None:
+        """A feeler of either may be there for a moment, and be the first that was seen."""
+        while self.sessions(node, other) != 1:
+            await node.when_line(lambda _: True, since=len(node.lines))
+
     def sessions(self, node: Node, other: Node) -> int:
-        """How many sessions a node has with another; a feeler may have come and gone before."""
+        """How many sessions a node has with another."""
         opened, closed = (
             [event for event in node.events(name) if event["peer_id"] == other.peer_id]
             for name in ("session_opened", "session_closed")
