@@ -6,6 +6,7 @@ Programs row of the stage table. Source: design §6.
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -196,7 +197,10 @@ def _seeds_note(runs: Sequence[RunResult]) -> str:
     seeds = {run.seed for run in runs}
     if len(seeds) == 1:
         return f"Seed {min(seeds)}."
-    return f"Mean over {count_of(len(seeds), 'seed')}, in brackets the worst."
+    counts = Counter(run.protocol for run in runs)
+    fewer = [f"{name} over {count}" for name, count in counts.items() if count < len(seeds)]
+    others = f"; {', '.join(fewer)} only" if fewer else ""
+    return f"Mean over {count_of(len(seeds), 'seed')}, in brackets the worst{others}."
 
 
 def _spread_table(

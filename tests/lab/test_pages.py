@@ -110,6 +110,13 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(only.rows[0][column], "1")
         self.assertEqual(only.note, "Seed 1.")
 
+    def test_protocols_with_fewer_seeds_are_named(self) -> None:
+        """Their means are not those of the same networks.  design §6"""
+        runs = [make_run(name, seed=seed) for name in ("plumtree", "flood") for seed in (1, 2)]
+        notes = [figure_tables(runs[:count])[0].note for count in (4, 3)]
+        note = "Mean over 2 seeds, in brackets the worst"
+        self.assertEqual(notes, [f"{note}.", f"{note}; flood over 1 only."])
+
     def test_bytes_add_up(self) -> None:
         """Kinds of a protocol and their sum; nothing if nothing was counted.  design §6"""
         run = make_run()
