@@ -27,6 +27,7 @@ from dig_gossip.wire.opcodes import PLUMTREE_CONTROL, DigMessageType
 #: Opcode of every message that is spread; what the node gossips most.
 PAYLOAD: Final = int(DigMessageType.NEW_ATTESTATION)
 
+_GOLDEN: Final = (5**0.5 - 1) / 2
 _LAZY_ANNOUNCE = int(DigMessageType.PLUMTREE_LAZY_ANNOUNCE)
 _REQUEST_BY_HASH = int(DigMessageType.PLUMTREE_REQUEST_BY_HASH)
 
@@ -97,6 +98,11 @@ class Kind:
     manager: type[AddressManager] | None = None
 
 
+def _is_among(node: int, share: float) -> bool:
+    """Whether a node is one of a share of all, evenly spread and the same in every run."""
+    return node * _GOLDEN % 1.0 < share
+
+
 @lru_cache(maxsize=4096)
 def _digest(opcode: int, data: bytes) -> bytes:
     """Hash a message once for all nodes, which then share the hash as they share its bytes."""
@@ -117,7 +123,7 @@ class PlumtreeMachine:
             rng=rng,
         )
         self._node = node
-        self._tagged = scenario.plumtree.tagged_trees
+        self._treeless = scenario.overlay.treeless if scenario.plumtree.tagged_trees else 1.0
         self._payload = self.engine.received
         self._control = self.engine.control_received
         self.peer_down = self.engine.peer_down
@@ -125,9 +131,9 @@ class PlumtreeMachine:
 
     def peer_up(self, peer: PeerId, *, dialed: bool, rtt: float) -> list[Effect]:
         """Take a link into the tree; nothing has been measured on it."""
-        if not self._tagged:
-            return self.engine.peer_up(peer, PeerMode.TREE, 0.0)
         node, other = self._node, cast(int, peer)
+        if _is_among(node, self._treeless) or _is_among(other, self._treeless):
+            return self.engine.peer_up(peer, PeerMode.TREE, 0.0)
         first = (node < other) == ((node + other) % 2 == 0)
         return self.engine.peer_up(peer, PeerMode.TREES, 0.0, speaks_first=first)
 

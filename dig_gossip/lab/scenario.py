@@ -106,6 +106,12 @@ class Overlay:
         number(0, 0.95),
         "The share of nodes that nobody can dial; with ``dials`` only.",
     )
+    treeless: float = option(
+        0.0,
+        number(0, 1),
+        """The share of nodes that do not know trees with tags, as while a network is brought up to
+        date; for ``plumtree``.""",
+    )
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked("network"))

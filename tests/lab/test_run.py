@@ -152,6 +152,19 @@ class TroubleTests(SynchronousTestCase):
         facts = simulate("plumtree", extra).facts
         self.assertEqual(facts["after_failure.delivered_share"], 1.0)
 
+    def test_networks_may_be_half_up_to_date(self) -> None:
+        """Everybody is reached, and trees with tags are used by those who know them.  PLT-004"""
+        openings = []
+        for share in (0, 0.5, 1):
+            text = BASE.replace("links = 4", f"links = 4\ntreeless = {share}", 1)
+            result = run(parse(text), "plumtree", 1)
+            self.assertTrue(all(row["delivered"] == 39 for row in result.messages), share)
+            openings.append(result.bytes["warmup"].get("control", {"frames": 0})["frames"])
+        without = parse(BASE + "[plumtree]\ntagged_trees = false\n")
+        self.assertEqual(run(without, "plumtree", 1).bytes, result.bytes)
+        self.assertGreater(openings[0], openings[1])
+        self.assertGreater(openings[1], openings[2])
+
     def test_adversaries_leave_their_mark(self) -> None:
         """Spies guess, liars are distrusted, pruned links heal.  PLT-106-X"""
         spies = simulate("flood", '[[adversary]]\nkind = "spy"\nshare = 0.5\n')
