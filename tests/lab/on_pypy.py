@@ -1,4 +1,4 @@
-"""One run of the lab under PyPy, in less than half the time: for scenarios that take many hours.
+"""One run of the lab under PyPy, in half to two thirds of the time: for scenarios that take many hours.
 
 ::
 
