@@ -1,4 +1,4 @@
-"""One run of the lab under PyPy, in half to two thirds of the time: for scenarios that take many hours.
+"""One run of the lab under PyPy, in half to two thirds of the time, where that takes hours.
 
 ::
 
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,48 @@ class Bytes32(bytes):
     """``chia_rs`` has its own, in Rust."""
 
 
+class NumberedSeen:
+    """What ``_seen.c`` keeps: messages are numbered once for all nodes, so a node needs a list."""
+
+    _numbers: ClassVar[dict[bytes, int]] = {}
+    _digests: ClassVar[dict[bytes, bytes]] = {}  # by their first eight bytes
+
+    def __init__(self, capacity: int, key: bytes) -> None:
+        self._capacity = capacity
+        self._at: list[object] = []
+        self._count = 0
+
+    def get(self, digest: bytes) -> object:
+        """What is remembered of a message, or None."""
+        number = self._numbers.get(digest)
+        return None if number is None or number >= len(self._at) else self._at[number]
+
+    def find(self, short: bytes) -> bytes | None:
+        """The hash that begins so, of a message that was here."""
+        digest = self._digests.get(short)
+        return None if digest is None or self.get(digest) is None else digest
+
+    def replace(self, digest: bytes, sighting: object) -> None:
+        """Remember something else."""
+        if self.get(digest) is not None:
+            self._at[self._numbers[digest]] = sighting
+
+    def add(self, digest: bytes, sighting: object) -> None:
+        """Remember a message that is not here yet; nothing is forgotten."""
+        number = self._numbers.setdefault(digest, len(self._numbers))
+        if self._digests.setdefault(digest[:8], digest) != digest:
+            raise NotImplementedError("two messages whose hashes begin alike")
+        self._at += [None] * (number + 1 - len(self._at))
+        self._at[number] = sighting
+        self._count += 1
+        if self._count > self._capacity:
+            raise NotImplementedError(f"more than {self._capacity} messages")
+
+    def __len__(self) -> int:
+        """How many messages there are."""
+        return self._count
+
+
 def prepare() -> None:
     """Let the lab be imported, without what PyPy cannot load."""
     sys.dont_write_bytecode = True  # by another interpreter than the environment's
@@ -59,6 +101,8 @@ def prepare() -> None:
     package = ModuleType("dig_gossip")
     package.__path__ = [str(ROOT / "dig_gossip")]
     sys.modules["dig_gossip"] = package
+    seen = sys.modules["dig_gossip.gossip._seen"] = ModuleType("dig_gossip.gossip._seen")
+    seen.Seen = NumberedSeen  # type: ignore[attr-defined]
 
 
 def progress_that_collects(say: Callable[[str], None]) -> Callable[[float], None]:
