@@ -196,9 +196,11 @@ class FolderTests(SynchronousTestCase):
         path = self.folder / PACKED_FILE
         whole = path.read_bytes()
         changed = whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:]
-        for data in (whole[:-1], whole[:40], changed, b"", b"{}", whole + b"rest"):
+        for data in (whole[:-1], whole[:40], changed, b"{}", whole + b"rest"):
             path.write_bytes(data)
-            self.assertIn(PACKED_FILE, str(self.refused()))
+            self.assertIn(f"{PACKED_FILE}: cannot be unpacked", str(self.refused()))
+        path.write_bytes(b"")
+        self.assertIn(f"{PACKED_FILE}: the file is cut off in line 1: no JSON", str(self.refused()))
         path.write_bytes(whole)
         self.patch(results_module, "MAX_RUNS_BYTES", 2 * len(whole))
         self.assertIn(f"larger than {2 * len(whole)} bytes, unpacked", str(self.refused()))
