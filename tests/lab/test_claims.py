@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -20,7 +21,8 @@ from dig_gossip.lab.claims import (
     write_results_docs,
 )
 from dig_gossip.lab.page import write_folder
-from dig_gossip.lab.results import Results
+from dig_gossip.lab.results import Results, read_results
+from dig_gossip.lab.scenario import shipped
 from dig_gossip.lab.values import RunResult
 from tests.lab.made_runs import HEALING, make_run
 
@@ -210,3 +212,21 @@ class PageTests(SynchronousTestCase):
         )
         for name in shown:
             self.assertTrue(os.path.exists(os.path.join(docs, name)), name)
+
+
+class MeasuredTests(SynchronousTestCase):
+    """The page in ``docs``, and the runs that are kept beside it."""
+
+    def test_page_is_made_of_the_runs_that_are_kept(self) -> None:
+        """Of the scenarios as they are shipped; nothing on it was written by hand.  design §6"""
+        docs = Path(__file__).parents[2] / "docs"
+        lines = (docs / "results.rst").read_text(encoding="utf-8").splitlines()
+        names = [line.split()[1] for line in lines if re.fullmatch(r"Scenario [\w-]+", line)]
+        folders = [read_results(str(docs / "measured" / name)) for name in names]
+        self.assertLessEqual({found.scenario for found in CLAIMS}, set(names))
+        for name, results in zip(names, folders, strict=True):
+            self.assertEqual(results.scenario_text, shipped(name).text, name)
+        while any(at := [n for n, line in enumerate(lines) if line.startswith(".. figure::")]):
+            del lines[at[0] : at[0] + 6]
+        made = results_page(folders, {}).splitlines()
+        self.assertEqual([line for line in lines if line], [line for line in made if line])
