@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.errors import InvalidConfig
+from dig_gossip.lab.machine import PlumtreeMachine, as_peer
 from dig_gossip.lab.run import run
 from dig_gossip.lab.scenario import BOOKS, PROTOCOLS, parse
 from dig_gossip.lab.values import RunResult
@@ -164,6 +166,18 @@ class TroubleTests(SynchronousTestCase):
         self.assertEqual(run(without, "plumtree", 1).bytes, result.bytes)
         self.assertGreater(openings[0], openings[1])
         self.assertGreater(openings[1], openings[2])
+
+    def test_both_ends_of_a_link_agree_whether_it_has_trees(self) -> None:
+        """It has, if both nodes know them.  design D6"""
+        scenario = parse(BASE.replace("links = 4", "links = 4\ntreeless = 0.5", 1))
+        machines = [PlumtreeMachine(scenario, node, float, Random(node)) for node in range(20)]
+        wanted: dict[int, int] = {}
+        for node, machine in enumerate(machines):
+            for other in range(20):
+                if other != node:
+                    machine.peer_up(as_peer(other), dialed=True, rtt=0.1)
+            wanted[node] = len(machine.engine._tagged.peers)
+        self.assertEqual(sorted(wanted.values()), [0] * 10 + [9] * 10)
 
     def test_adversaries_leave_their_mark(self) -> None:
         """Spies guess, liars are distrusted, pruned links heal.  PLT-106-X"""
