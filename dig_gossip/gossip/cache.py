@@ -56,7 +56,7 @@ class MessageCache:
         self._max_bytes = max_bytes
         self._max_message_bytes = min(max_bytes, MAX_CACHED_MESSAGE_BYTES)
         self._ttl = ttl
-        self._cached: dict[bytes, _Cached] = {}
+        self._cached: dict[bytes, _Cached] = {}  # in the order in which they were put
         # Least recently used first. One that was used again stands there again, and how often it
         # does before the place that counts is noted.
         self._order: deque[bytes] = deque()
@@ -81,6 +81,7 @@ class MessageCache:
         before = len(cached)
         cached[digest] = (message, now, size)
         if len(cached) == before:
+            cached[digest] = cached.pop(digest)  # the latest again
             self._use(digest)
             return True
         order.append(digest)
@@ -114,6 +115,18 @@ class MessageCache:
         served[peer] = (copies + 1, now)
         self._use(digest)
         return message
+
+    def since(self, start: float, most: int) -> list[tuple[bytes, int]]:
+        """Hashes and opcodes of the messages put at ``start`` or later, oldest first.
+
+        :param most: of more than that, the latest.
+        """
+        found: list[tuple[bytes, int]] = []
+        for digest, (message, since, _) in reversed(self._cached.items()):
+            if since < start or len(found) >= most:
+                break
+            found.append((digest, message.type))
+        return found[::-1]
 
     def purge(self, now: float) -> None:
         """Drop what has expired."""

@@ -105,6 +105,7 @@ from dig_gossip.gossip.erlay_values import ErlayCounters, ErlaySnapshot
 from dig_gossip.gossip.flood_set import ROTATE, ROTATE_TIMER, FloodSet
 from dig_gossip.gossip.outside import Outsiders
 from dig_gossip.gossip.pacing import PACE, Pacer
+from dig_gossip.gossip.recent import MAX_RECENT, RECENT_SECS
 from dig_gossip.gossip.rounds import Dialer, Ending, Outcome
 from dig_gossip.gossip.seen import Stage
 from dig_gossip.gossip.transactions import Transaction, Transactions
@@ -202,6 +203,8 @@ class Erlay:
     ) -> list[Effect]:
         """Take a session in, or change what it can do.
 
+        A peer that has come may lack the transactions of the last seconds.
+
         :param mode: how the session takes part in gossip.
         :param has_erlay: both sides advertise capability 202.
         :param is_outbound: we dialed it.
@@ -219,7 +222,9 @@ class Erlay:
         if is_outbound:
             salt = self._rng.getrandbits(8 * SALT_BYTES).to_bytes(SALT_BYTES, "little")
             dialer = Dialer(salt, self._minimum)
-        self._links[peer] = ErlayLink(peer, dialer)
+        link = self._links[peer] = ErlayLink(peer, dialer)
+        recent = self._transactions.since(self._now() - RECENT_SECS, MAX_RECENT)
+        link.pending = dict.fromkeys(recent)
         if dialer is None:
             return []
         self._dialed += 1

@@ -64,6 +64,7 @@ from dig_gossip.gossip.cache import MessageCache, Miss
 from dig_gossip.gossip.first_copies import FirstCopies
 from dig_gossip.gossip.link import Link
 from dig_gossip.gossip.outside import Outsider, Outsiders, may_reach_chia
+from dig_gossip.gossip.recent import announce, announce_recent
 from dig_gossip.gossip.seen import SeenSet, Sighting, Stage
 from dig_gossip.gossip.shared_tree import SHARED_TIMERS, SharedTree
 from dig_gossip.gossip.tagged import TREE_TIMERS, TaggedTrees
@@ -78,7 +79,7 @@ from dig_gossip.gossip.values import (
 from dig_gossip.types.config import PlumtreeConfig
 from dig_gossip.types.peer import PeerId, PlumtreeRole
 from dig_gossip.types.reputation import PenaltyReason
-from dig_gossip.wire.dig import PlumtreeLazyAnnounce, PlumtreeRequestByHash
+from dig_gossip.wire.dig import PlumtreeRequestByHash
 from dig_gossip.wire.message import Message, message_hash
 
 PURGE_TIMER: Final[TimerKey] = ("purge", b"")
@@ -175,9 +176,10 @@ class Plumtree(FirstCopies):
             effects = self.peer_down(peer)
         self._outsiders.remove(peer)
         self._links.add(peer, score)
-        if mode is PeerMode.TREES:
-            effects += self._tagged.peer_up(peer, self._now(), speaks_first=speaks_first)
-        return effects
+        now, tagged = self._now(), mode is PeerMode.TREES
+        if tagged:
+            effects += self._tagged.peer_up(peer, now, speaks_first=speaks_first)
+        return effects + announce_recent(peer, self._cache, now, self.counters, tagged=tagged)
 
     def peer_down(self, peer: PeerId) -> list[Effect]:
         """Forget a session; if the tree hung on it, mend the tree at once.
@@ -187,10 +189,10 @@ class Plumtree(FirstCopies):
         self._outsiders.remove(peer)
         effects = self._pending.forget(peer)
         link = self._links.remove(peer)
-        if link is None:
-            return effects
-        now = self._now()
-        return [*effects, *self._tagged.peer_down(link, now), *self._shared.peer_down(link, now)]
+        if link is not None:
+            now = self._now()
+            effects += self._tagged.peer_down(link, now) + self._shared.peer_down(link, now)
+        return effects
 
     def reconcile(self, peers: Mapping[PeerId, tuple[PeerMode, bool]]) -> list[Effect]:
         """Make the sessions equal to those of the peer table, with mode and who speaks first.
@@ -534,9 +536,7 @@ class Plumtree(FirstCopies):
         effects = self._push(peers, message)
         if not self._keep(digest, message, now, effects) or not others:
             return BroadcastResult(effects, 0)
-        self.counters.ihaves_sent += len(others)
-        body = PlumtreeLazyAnnounce(((digest, message.type),))
-        effects.append(Send(others, Message(body.OPCODE, None, bytes(body))))
+        effects += announce(others, [(digest, message.type)], self.counters)
         return BroadcastResult(effects, len(others))
 
     def _duplicate(

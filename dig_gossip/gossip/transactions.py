@@ -6,11 +6,14 @@ Engines row of the stage table; pure. Source: behaviour ERL-002.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from dig_gossip.constants import ERLAY_MAX_TRANSACTIONS, ERLAY_TRANSACTION_SECS
 from dig_gossip.gossip.seen import Stage
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message
+
+_SPREAD = frozenset({Stage.LOCAL, Stage.REMOTE})
 
 
 class Transaction:
@@ -54,6 +57,20 @@ class Transactions:
         self._order.append(transaction.tx_id)
         if len(self._order) > ERLAY_MAX_TRANSACTIONS:
             del self._known[self._order.popleft()]
+
+    def since(self, start: float, most: int) -> list[bytes]:
+        """Ids of those of the latest that came at ``start`` or later and spread, oldest first.
+
+        :param most: how many to look at.
+        """
+        found: list[bytes] = []
+        for tx_id in islice(reversed(self._order), most):
+            transaction = self._known[tx_id]
+            if transaction.first_seen < start:
+                break
+            if transaction.stage in _SPREAD:
+                found.append(tx_id)
+        return found[::-1]
 
     def announcement(self, tx_id: bytes, now: float) -> Message | None:
         """The message that announces a transaction; None if that is no news any more."""

@@ -98,6 +98,23 @@ class MessageCacheTests(SynchronousTestCase):
         self.assertTrue(self.has(cache, 0))
         self.assertFalse(self.has(cache, 1))
 
+    def test_latest_are_found(self) -> None:
+        """Since a moment, included; of many the latest; a pull changes nothing.  PLT-003"""
+        cache = MessageCache(10, 1000, 60)
+        for number in range(5):
+            cache.put(_digest(number), _message(10), float(number))
+        self.assertTrue(self.has(cache, 2, 5.0))
+        cache.put(_digest(1), _message(10), 6.0)
+
+        def found(start: float, most: int = 10) -> list[tuple[bytes, int]]:
+            return cache.since(start, most)
+
+        self.assertEqual(found(2.0), [(_digest(number), 200) for number in (2, 3, 4, 1)])
+        self.assertEqual(found(2.0, 2), [(_digest(number), 200) for number in (4, 1)])
+        self.assertEqual(found(6.1), [])
+        cache.purge(63.5)
+        self.assertEqual(found(0.0), [(_digest(number), 200) for number in (4, 1)])
+
     @given(
         st.lists(
             st.tuples(

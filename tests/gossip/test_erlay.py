@@ -201,6 +201,29 @@ class FloodTests(ErlayCase):
         self.up([A], has_erlay=False, mode=PeerMode.FLOOD)
         self.assertEqual(self.engine.snapshot().outside, {A})
 
+    def test_who_comes_may_lack_what_has_just_passed(self) -> None:
+        """It is pending for the new peer, if it spreads and is not old.  ERL-002, CON-105-X"""
+        self.up([A], mode=PeerMode.CHIA, has_erlay=False)
+        self.up([B])
+        self.engine.broadcast(announcement(1))
+        self.time += 1
+        self.engine.received(A, announcement(2), False)  # held: the application has the word
+        self.engine.received(B, announcement(3), True)  # nor is there a verdict on this one
+        self.engine.received(B, announcement(4), False)
+        for time, expected in ((115.0, {1, 4}), (115.1, {4}), (116.1, set())):
+            self.time = time
+            self.engine.peer_down(C)
+            self.up([C])
+            pending = {n for n in range(1, 5) if self.engine.is_pending(C, tx_id(n))}
+            self.assertEqual(pending, expected)
+
+    def test_who_is_flooded_from_the_beginning_is_told_of_it(self) -> None:
+        """Nothing stays pending for a flooded peer.  ERL-001, ERL-006"""
+        self.engine.broadcast(announcement(1))
+        self.assertEqual(self.told(self.up([A], outbound=True)), {A: [announcement(1)]})
+        self.assertEqual(self.engine.snapshot().flooded, {A})
+        self.assertFalse(self.engine.is_pending(A, tx_id(1)))
+
     def test_rotation_flushes_and_starts_empty(self) -> None:
         """New in the set: told what was pending. Out of it: an empty set.  ERL-006"""
         self.up([A, B], outbound=True)
@@ -605,3 +628,14 @@ class TransactionsTests(SynchronousTestCase):
         self.assertIsNone(known.get(bytes(32)))
         self.assertIsNotNone(known.get((1).to_bytes(32, "big")))
         self.assertIsNone(known.announcement(bytes(32), 0.0))
+
+    def test_latest_that_spread(self) -> None:
+        """Of the latest, however many there are, those that may be told of.  ERL-002"""
+        known = Transactions()
+        names = [bytes((number,)) for number in range(8)]
+        for number, name in enumerate(names):
+            stage = Stage.HELD if number == 5 else Stage.REMOTE
+            known.add(Transaction(name, announcement(number), stage, float(number)))
+        self.assertEqual(known.since(3.0, 10), [names[n] for n in (3, 4, 6, 7)])
+        self.assertEqual(known.since(0.0, 4), [names[n] for n in (4, 6, 7)])
+        self.assertEqual(known.since(7.5, 4), [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -19,7 +21,9 @@ from dig_gossip import (
     ServiceNotStarted,
 )
 from dig_gossip.testing.certificates import throwaway_identity
+from dig_gossip.testing.erlay_network import announcement
 from dig_gossip.testing.network import MemoryNode
+from dig_gossip.types.sections import ErlayConfig
 from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
 
@@ -208,6 +212,42 @@ class GlareTests(NetworkCase):
             self.network.advance(8)
             self.assertTrue(self.session(smaller, larger).is_outbound)
             self.assertFalse(self.session(larger, smaller).is_outbound)
+
+    def test_what_is_sent_meanwhile_arrives_once(self) -> None:
+        """Along sessions that end at once, or before there are any.  CON-105-X, PLT-003"""
+        for offset in range(0, 121, 12):
+            nodes = self.nodes(2)
+            self.assert_both_get_everything(nodes, offset, lambda data: Message(200, None, data))
+
+    def test_transactions_sent_meanwhile_arrive_once(self) -> None:
+        """Told of at once, or in the first round that there is.  CON-105-X, ERL-002"""
+        for flooded in (0, 8):
+            for offset in range(0, 121, 24):
+                erlay = ErlayConfig(flood_peer_count=flooded)
+                self.assert_both_get_everything(
+                    self.nodes(2, erlay=erlay),
+                    offset,
+                    lambda data: announcement(int.from_bytes(data, "big")),
+                )
+
+    def assert_both_get_everything(
+        self, nodes: list[MemoryNode], offset: int, message: Callable[[bytes], Message]
+    ) -> None:
+        """Let both dial, ``offset`` ms apart, and broadcast every 4 ms meanwhile."""
+        moments = range(0, 240, 4)
+        expected = [{message(bytes((n, at))).data for at in moments} for n in (1, 0)]
+        readers = [node.handle.inbound_receiver() for node in nodes]
+        outcome_of(nodes[0].handle.connect_to(nodes[1].address))
+        for moment in moments:
+            if moment == offset:
+                outcome_of(nodes[1].handle.connect_to(nodes[0].address))
+            for number, node in enumerate(nodes):
+                self.network.run(node.handle.broadcast(message(bytes((number, moment)))))
+            self.network.advance(0.004)
+        self.network.advance(10)
+        for reader, data in zip(readers, expected, strict=True):
+            got = [self.network.run(reader.get())[1].data for _ in range(len(reader))]
+            self.assertEqual((len(got), set(got)), (len(data), data), f"offset {offset} ms")
 
     def assert_it_works(self, one: MemoryNode, other: MemoryNode) -> None:
         received = other.handle.inbound_receiver()
