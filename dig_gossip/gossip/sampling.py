@@ -58,3 +58,31 @@ class PruneSampler(MessageRate):
         if now - self._last_but_one >= PERIOD_SECS:
             return True
         return int.from_bytes(digest[:4], "big") * self.recent(now) < _HASH_SPACE
+
+
+class CutSampler(PruneSampler):
+    """The same for a tree that few nodes send in: cuts are a second apart.
+
+    The hashes that may cut come at random, often within the time that a message takes. In a tree
+    with many rings two such messages cut many of them twice; among ten thousand nodes, fetching
+    what that tears off closed as many new ones, and so on for ever. So of the messages that may
+    cut, the first to be seen here does for a second; where the others were first, that is the
+    same one, but for those that set out at nearly the same time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cutter = b""
+        self._cutter_at = -math.inf
+
+    def came(self, digest: bytes, now: float) -> None:
+        """Count a message that is new to the tree; perhaps it is the one that may cut."""
+        self.messages_seen(1, now)
+        if now - self._cutter_at >= PERIOD_SECS and super().may_prune(digest, now):
+            self._cutter, self._cutter_at = digest, now
+
+    def may_prune(self, digest: bytes, now: float) -> bool:
+        """Whether a duplicate of this message is reason enough to cut."""
+        if digest != self._cutter and now - self._cutter_at < PERIOD_SECS:
+            return False
+        return super().may_prune(digest, now)

@@ -296,19 +296,22 @@ class TaggedTrees:
         peer = link.peer
         self.heard(peer)
         was_eager = tree is not None and peer in tree.eager
+        effects: list[Effect] = []
         if tree is None:
             tree = self._learn(peer, tag, None, now)
         elif not was_eager:
+            if pull is None and not tree.may_prune(link, now):
+                effects += tree.graft(link)  # or our PRUNE, on its way, would end what has begun
             tree.add(peer)
         missing = self.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if not missing:
             self._fetching.on_time(now)
-            return [], False
+            return effects, False
         aware.update(missing.announced_at)
         had_to_ask = missing.asked is not None
         if tree is None:
-            return [], had_to_ask
-        effects = self._fetching.arrived(
+            return effects, had_to_ask
+        effects += self._fetching.arrived(
             missing, tree, link, now, was_eager=was_eager, is_answer=pull is not None
         )
         if pull is not None and tree.parent != link.peer:
@@ -345,7 +348,7 @@ class TaggedTrees:
         :returns: how many peers are to be told of it.
         """
         tree.used_at = now
-        tree.sampler.messages_seen(1, now)
+        tree.sampler.came(digest, now)
         self._openings.seen()
         peers = tree.unaware(aware)
         if peers:

@@ -10,7 +10,7 @@ from typing import Final
 
 from dig_gossip.effects import Effect, Send
 from dig_gossip.gossip.link import PRUNE_INTERVAL_SECS, Link
-from dig_gossip.gossip.sampling import PruneSampler
+from dig_gossip.gossip.sampling import CutSampler
 from dig_gossip.gossip.values import PlumtreeCounters
 from dig_gossip.types.peer import PeerId
 from dig_gossip.wire.message import Message
@@ -58,7 +58,7 @@ class TaggedTree:
         self.opened_at = now
         self.used_at = now
         self.lost_at = -math.inf
-        self.sampler = PruneSampler()
+        self.sampler = CutSampler()
         self.parent: PeerId | None = None
         self.offers: dict[PeerId, float] = {}
         self.eager: dict[PeerId, None] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from dig_gossip.gossip.rate import PERIOD_SECS as PERIOD
-from dig_gossip.gossip.sampling import PruneSampler
+from dig_gossip.gossip.sampling import CutSampler, PruneSampler
 
 LOW, HIGH = bytes(32), bytes([0xFF]) * 32
 #: 1024 hashes, spread evenly.
@@ -81,3 +81,50 @@ class PruneSamplerTests(SynchronousTestCase):
         sampler = self.sampler(*[100.0] * 30, 100.9, 100.9)
         self.assertFalse(self.may_prune(sampler, eighth, 101.2))
         self.assertTrue(self.may_prune(sampler, eighth, 101.85))
+
+
+class CutSamplerTests(SynchronousTestCase):
+    """Cuts are a period apart."""
+
+    def setUp(self) -> None:
+        self.sampler = CutSampler()
+
+    def came(self, digest: bytes, periods: float) -> None:
+        """A message is new to the tree."""
+        self.sampler.came(digest, periods * PERIOD)
+
+    def may_prune(self, digest: bytes, periods: float) -> bool:
+        """Whether a duplicate of it may prune at that time."""
+        return self.sampler.may_prune(digest, periods * PERIOD)
+
+    def test_of_two_that_may_cut_the_first_does(self) -> None:
+        """Whichever it is.  PLT-004.1"""
+        self.came(SPREAD[2], 100.0)
+        self.came(LOW, 100.5)
+        self.assertTrue(self.may_prune(SPREAD[2], 100.9))
+        self.assertFalse(self.may_prune(LOW, 100.9))
+        self.came(SPREAD[1], 101.0)
+        self.assertTrue(self.may_prune(SPREAD[1], 101.5))
+        self.assertFalse(self.may_prune(LOW, 101.5))
+
+    def test_message_that_may_not_cut_takes_nobody_s_turn(self) -> None:
+        """Of many only the lowest are chosen from.  PLT-004.1"""
+        for number in range(20):
+            self.came(HIGH, 100 + number / 100)
+        self.came(LOW, 101.1)
+        self.came(HIGH, 101.2)
+        self.assertTrue(self.may_prune(LOW, 101.3))
+        self.assertFalse(self.may_prune(HIGH, 101.3))
+
+    def test_lonely_messages_cut_each(self) -> None:
+        """Nothing else is in flight.  PLT-004.1"""
+        for period in (100.0, 101.0, 102.5):
+            self.came(HIGH, period)
+            self.assertTrue(self.may_prune(HIGH, period + 0.5))
+
+    def test_message_whose_verdict_is_due_may_cut_if_no_other_does(self) -> None:
+        """It has not come into the tree yet, but its copies have.  PLT-104-X"""
+        self.assertTrue(self.may_prune(LOW, 100.0))
+        self.came(SPREAD[1], 100.0)
+        self.assertFalse(self.may_prune(LOW, 100.5))
+        self.assertTrue(self.may_prune(LOW, 101.0))

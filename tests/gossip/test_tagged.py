@@ -519,6 +519,43 @@ class PruningTests(TreesCase):
         self.received(A, tagged(N, TAG + 1))
         self.assertEqual(self.received(C, tagged(N, TAG + 1)), [Send((C,), tree_prune(TAG + 1))])
 
+    def test_message_that_our_prune_crosses_keeps_the_link(self) -> None:
+        """Both ends must think the same of it, or the tree falls apart.  PLT-004.1"""
+        self.received(A, tagged(M))
+        self.assertEqual(self.received(B, tagged(M)), [Send((B,), tree_prune())])
+        effects = self.received(B, tagged(N))
+        self.assertEqual(effects, [Send((B,), tree_graft()), Deliver(B, N), Send((A,), tagged(N))])
+        self.assert_eager(A, B)
+
+    def test_prune_that_must_have_come_by_now_is_not_taken_back(self) -> None:
+        """A second later the peer has changed its mind, and need not be told.  PLT-004.1"""
+        self.received(A, tagged(M))
+        self.received(B, tagged(M))
+        self.advance(1)
+        self.assertEqual(self.received(B, tagged(N)), [Deliver(B, N), Send((A,), tagged(N))])
+        self.assert_eager(A, B)
+
+    def test_answer_to_a_pull_says_that_the_link_is_eager(self) -> None:
+        """The pull has overtaken nothing: it was sent after the PRUNE.  PLT-005.2"""
+        self.received(A, tagged(M))
+        self.received(B, tagged(M))
+        self.control(B, tell(N))
+        self.assertIn(Send((B,), pull(N)), self.advance(0.6))
+        self.answer(A, B, C, D)
+        effects = self.received(B, tagged(N))
+        self.assertEqual(effects[:2], [Deliver(B, N), Send((A,), tagged(N))])
+        self.assertNotIn(Send((B,), tree_graft()), effects)
+        self.assert_eager(A, B)
+
+    def test_one_message_cuts_at_a_time(self) -> None:
+        """Two in flight would cut each ring in two places.  PLT-004.1"""
+        self.control(C, tree_graft())
+        self.received(A, tagged(M))
+        self.received(A, tagged(N))
+        self.assertEqual(self.received(B, tagged(N)), [])
+        self.assertEqual(self.received(B, tagged(M)), [Send((B,), tree_prune())])
+        self.assert_eager(A, C)
+
     def test_only_link_is_never_pruned(self) -> None:
         """Or nothing would come any more.  PLT-004.1"""
         self.control(B, tree_prune())
