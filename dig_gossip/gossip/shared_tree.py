@@ -109,9 +109,7 @@ class SharedTree:
         """
         was_eager = link.is_eager
         effects: list[Effect] = []
-        if not was_eager and pull is None and not link.may_prune(now):
-            effects += self.links.graft(link, now)  # or our PRUNE, on its way, would end it
-        elif not was_eager and pull is not Pull.REQUEST:
+        if not was_eager and pull is not Pull.REQUEST:
             effects += self.links.promote(link, now)
         missing = self._fetching.found(digest) if self.missing else None
         if missing is not None:

@@ -296,22 +296,19 @@ class TaggedTrees:
         peer = link.peer
         self.heard(peer)
         was_eager = tree is not None and peer in tree.eager
-        effects: list[Effect] = []
         if tree is None:
             tree = self._learn(peer, tag, None, now)
-        elif not was_eager:
-            if pull is None and not tree.may_prune(link, now):
-                effects += tree.graft(link)  # or our PRUNE, on its way, would end what has begun
-            tree.add(peer)
+        elif not was_eager and (pull is not None or tree.may_prune(link, now)):
+            tree.add(peer)  # otherwise our PRUNE is on its way to it
         missing = self.missing and self._fetching.found(digest[:SHORT_HASH_BYTES])
         if not missing:
             self._fetching.on_time(now)
-            return effects, False
+            return [], False
         aware.update(missing.announced_at)
         had_to_ask = missing.asked is not None
         if tree is None:
-            return effects, had_to_ask
-        effects += self._fetching.arrived(
+            return [], had_to_ask
+        effects = self._fetching.arrived(
             missing, tree, link, now, was_eager=was_eager, is_answer=pull is not None
         )
         if pull is not None and tree.parent != link.peer:

@@ -204,24 +204,6 @@ class DuplicateTests(EngineCase):
         self.assertEqual(self.received(B, second), [Send((B,), PRUNE)])
         self.assert_roles({A, C}, {B})
 
-    def test_message_that_our_prune_crosses_keeps_the_link(self) -> None:
-        """Both ends must think the same of it, or the tree falls apart.  PLT-004.1"""
-        self.received(A, M)
-        self.received(B, M)
-        other = attestation("crosses")
-        effects = self.received(B, other)
-        self.assertIn(Send((B,), GRAFT), effects)
-        self.assertIn(Deliver(B, other), effects)
-        self.assertIn(B, self.engine.snapshot().eager)
-
-    def test_prune_that_must_have_come_by_now_is_not_taken_back(self) -> None:
-        """A second later the peer has changed its mind, and need not be told.  PLT-004.1"""
-        self.received(A, M)
-        self.received(B, M)
-        self.advance(1)
-        self.assertNotIn(Send((B,), GRAFT), self.received(B, attestation("later")))
-        self.assertIn(B, self.engine.snapshot().eager)
-
     def test_only_link_is_never_pruned(self) -> None:
         """It would cut this node off.  PLT-004.1"""
         self.peer_down(B)
