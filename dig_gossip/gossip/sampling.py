@@ -61,7 +61,7 @@ class PruneSampler(MessageRate):
 
 
 class CutSampler(PruneSampler):
-    """The same for a tree that few nodes send in: cuts are a second apart.
+    """The same for a tree with a tag: cuts are a second apart.
 
     The hashes that may cut come at random, often within the time that a message takes. In a tree
     with many rings two such messages cut many of them twice; among ten thousand nodes, fetching

@@ -16,14 +16,16 @@ from dig_gossip import (
     PeerBanned,
     PeerId,
     PeerNotConnected,
+    PeerOptions,
     PenaltyReason,
     SelfConnection,
     ServiceNotStarted,
 )
+from dig_gossip.gossip.recent import MAX_RECENT
 from dig_gossip.testing.certificates import throwaway_identity
 from dig_gossip.testing.erlay_network import announcement
 from dig_gossip.testing.network import MemoryNode
-from dig_gossip.types.sections import ErlayConfig
+from dig_gossip.types.sections import ErlayConfig, PlumtreeConfig
 from dig_gossip.util.deferreds import handled
 from tests.network_case import NetworkCase
 
@@ -229,6 +231,23 @@ class GlareTests(NetworkCase):
                     offset,
                     lambda data: announcement(int.from_bytes(data, "big")),
                 )
+
+    def test_who_comes_is_told_of_as_much_as_there_may_be(self) -> None:
+        """In several frames right behind the handshake, with and without tags.  PLT-003"""
+        for tagged in (False, True):
+            plumtree = PlumtreeConfig(tagged_trees=tagged)
+            limits = PeerOptions(enforce_rate_limits=False)  # 60 a minute, of these
+            one, other = self.nodes(2, plumtree=plumtree, peer_options=limits)
+            for number in range(MAX_RECENT):
+                self.network.run(one.handle.broadcast(Message(200, None, b"%d" % number)))
+            reader = other.handle.inbound_receiver()
+            for dialer, dialed in ((one, other), (other, one)):
+                self.connect(dialer, dialed)
+                self.network.advance(10)
+                self.assertEqual(self.peer_ids(one), {bytes(other.peer_id)})
+                self.assertEqual(len(reader), MAX_RECENT)
+                self.network.run(one.handle.disconnect(other.peer_id))
+                self.network.advance(1)
 
     def assert_both_get_everything(
         self, nodes: list[MemoryNode], offset: int, message: Callable[[bytes], Message]
