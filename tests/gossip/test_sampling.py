@@ -111,8 +111,8 @@ class CutSamplerTests(SynchronousTestCase):
         """Of many only the lowest are chosen from.  PLT-004.1"""
         for number in range(20):
             self.came(HIGH, 100 + number / 100)
-        self.came(LOW, 101.1)
-        self.came(HIGH, 101.2)
+        self.came(HIGH, 101.1)
+        self.came(LOW, 101.2)
         self.assertTrue(self.may_prune(LOW, 101.3))
         self.assertFalse(self.may_prune(HIGH, 101.3))
 
